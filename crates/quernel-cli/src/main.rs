@@ -1,0 +1,2 @@
+//! The quernel command line.
+fn main() {}

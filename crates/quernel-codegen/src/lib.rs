@@ -1,0 +1,1 @@
+//! Program to object, header, assembly or code in process.

@@ -1,0 +1,1 @@
+//! The float oracle: runs a model through tract and observes it.

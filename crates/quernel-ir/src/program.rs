@@ -1,0 +1,562 @@
+//! The second IR: a list of steps over byte-exact slots, channels last, weights packed.
+//!
+//! A step says `what` it computes, completely, in terms of memory: the interpreter runs that and ignores `how`, so a
+//! program can be checked without any code generation. `how` names the kernel family lowering had in mind.
+//!
+//! **Memory.** Integers are little-endian. A slot is a byte range of the arena, of a caller's buffer or of a
+//! constant blob. A step never writes outside the views it names; it may READ up to [`READ_SLACK`] bytes past the
+//! end of an arena slot or blob (vector tails), which the arena plan and the object reserve.
+
+use crate::{
+    arena::{Arena, Id},
+    graph::Origin,
+    op::{Binary, PoolKind, ReduceKind, Unary, WindowDim},
+    ty::TensorTy,
+};
+use std::sync::Arc;
+
+crate::ids! {
+    /// A constant blob.
+    Blob = "@";
+}
+
+/// Bytes a kernel may read past the end of an arena slot or blob.
+pub const READ_SLACK: usize = 64;
+/// Alignment of the arena, of its slots and of every blob, in bytes.
+pub const ALIGN: usize = 64;
+/// Channels per weight panel; biases, scales and factors are padded to a multiple of it.
+pub const PANEL: usize = 16;
+
+/// A network ready for code generation.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// Name of the model; prefix of every symbol.
+    pub name: String,
+    /// Inputs in call order, with the types the caller sees (row-major, ONNX's logical layout).
+    pub inputs: Vec<Port>,
+    /// Outputs in call order.
+    pub outputs: Vec<Port>,
+    /// Constants.
+    pub blobs: Arena<Blob, BlobData>,
+    /// In execution order.
+    pub steps: Vec<Step>,
+    /// Bytes of the arena, slack included; a multiple of [`ALIGN`].
+    pub arena_bytes: usize,
+    /// The largest sum of simultaneously live slots: no plan can be smaller.
+    pub arena_lower_bound: usize,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// ONNX name.
+    pub name: String,
+    /// What the caller passes.
+    pub ty: TensorTy,
+}
+
+/// Constant bytes.
+#[derive(Clone, Debug)]
+pub struct BlobData {
+    /// Unique name, for symbols and dumps.
+    pub name: String,
+    /// The data; the object appends [`READ_SLACK`] zero bytes after the last blob.
+    pub bytes: Arc<[u8]>,
+}
+
+/// What a slot is part of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Base {
+    /// The caller's scratch memory.
+    Arena,
+    /// The caller's input number.
+    Input(u32),
+    /// The caller's output number.
+    Output(u32),
+    /// A constant.
+    Blob(Blob),
+}
+
+/// A byte range.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Slot {
+    /// What it is part of.
+    pub base: Base,
+    /// Bytes from the start of the base.
+    pub offset: usize,
+    /// Length in bytes, without slack.
+    pub bytes: usize,
+}
+
+/// A channels-last view: element `(n, y, x, c)` lies at `start + n * batch + y * row + x * pixel + c`, counted in
+/// elements from the start of the slot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Image {
+    /// Batch extent.
+    pub n: usize,
+    /// Rows.
+    pub h: usize,
+    /// Columns.
+    pub w: usize,
+    /// Channels.
+    pub c: usize,
+    /// First element.
+    pub start: usize,
+    /// Elements between images.
+    pub batch: usize,
+    /// Elements between rows.
+    pub row: usize,
+    /// Elements between pixels.
+    pub pixel: usize,
+}
+
+impl Image {
+    /// A dense view from the start of the slot.
+    pub fn dense(n: usize, h: usize, w: usize, c: usize) -> Self {
+        Self { n, h, w, c, start: 0, batch: h * w * c, row: w * c, pixel: c }
+    }
+    /// Position of an element, in elements from the start of the slot.
+    pub fn at(&self, n: usize, y: usize, x: usize, c: usize) -> usize {
+        self.start + n * self.batch + y * self.row + x * self.pixel + c
+    }
+    /// Elements from the start of the slot to one past the last element.
+    pub fn extent(&self) -> usize {
+        self.at(self.n - 1, self.h - 1, self.w - 1, self.c - 1) + 1
+    }
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+    /// Whether pixels follow each other without gaps over rows and images.
+    pub fn flat(&self) -> bool {
+        self.row == self.w * self.pixel && (self.n == 1 || self.batch == self.h * self.row)
+    }
+}
+
+/// A byte's quantization: `real = scale * (q - zero)`, limited to `lo..=hi`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct ByteQuant {
+    /// Two's complement storage.
+    pub signed: bool,
+    /// Scale.
+    pub scale: f32,
+    /// Zero point.
+    pub zero: i32,
+    /// Smallest stored value.
+    pub lo: i32,
+    /// Largest stored value.
+    pub hi: i32,
+}
+
+/// How a layer's sum ends.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum End {
+    /// [`crate::exact::requantize`] to bytes.
+    Requantize {
+        /// Output zero point.
+        zero: i32,
+        /// Smallest output, activation included.
+        lo: i32,
+        /// Largest output, activation included.
+        hi: i32,
+        /// Two's complement output.
+        signed: bool,
+    },
+    /// [`crate::exact::scale_to_float`].
+    Float {
+        /// Lower bound of the activation.
+        lo: f32,
+        /// Upper bound of the activation.
+        hi: f32,
+    },
+}
+
+/// Where the weight of output channel `o`, row `ky`, column `kx`, input channel `i` (within its group) lies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum WeightLayout {
+    /// `[o][ky][kx][i]`.
+    Plain,
+    /// `[panel][segment][k / depth][16][depth]`: 16 output channels of one group side by side, `depth` consecutive
+    /// taps each; a segment is the run of taps contiguous in a channels-last row (all of `kx, i` when
+    /// `contiguous`, else `i`), padded with zeros to a multiple of `depth`.
+    Panels {
+        /// Whether a whole kernel row is contiguous in memory (dilation 1, one group).
+        contiguous: bool,
+        /// 4 for int8 dot products, 1 for f32.
+        depth: usize,
+    },
+    /// Depthwise `[ky][kx][channels padded to 16]`.
+    Depthwise,
+}
+
+/// Extents of a convolution's weights.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct WeightDims {
+    /// Output channels.
+    pub o: usize,
+    /// Input channels per group.
+    pub i: usize,
+    /// Kernel rows.
+    pub kh: usize,
+    /// Kernel columns.
+    pub kw: usize,
+    /// Groups.
+    pub groups: usize,
+}
+
+impl WeightLayout {
+    /// Taps in one segment (before padding) and number of segments of a panel.
+    pub fn segments(contiguous: bool, d: WeightDims) -> (usize, usize) {
+        if contiguous { (d.kw * d.i, d.kh) } else { (d.i, d.kh * d.kw) }
+    }
+    /// Panels of one group.
+    pub fn panels_per_group(d: WeightDims) -> usize {
+        (d.o / d.groups).div_ceil(PANEL)
+    }
+    /// Index of a weight, in elements.
+    pub fn index(self, d: WeightDims, o: usize, ky: usize, kx: usize, i: usize) -> usize {
+        match self {
+            Self::Plain => ((o * d.kh + ky) * d.kw + kx) * d.i + i,
+            Self::Depthwise => (ky * d.kw + kx) * d.o.next_multiple_of(PANEL) + o,
+            Self::Panels { contiguous, depth } => {
+                let (len, count) = Self::segments(contiguous, d);
+                let blocks = len.div_ceil(depth);
+                let (segment, k) = if contiguous { (ky, kx * d.i + i) } else { (ky * d.kw + kx, i) };
+                let per_group = d.o / d.groups;
+                let panel = (o / per_group) * Self::panels_per_group(d) + (o % per_group) / PANEL;
+                let lane = (o % per_group) % PANEL;
+                (((panel * count + segment) * blocks + k / depth) * PANEL + lane) * depth + k % depth
+            }
+        }
+    }
+    /// Elements of the packed weights.
+    pub fn len(self, d: WeightDims) -> usize {
+        match self {
+            Self::Plain => d.o * d.kh * d.kw * d.i,
+            Self::Depthwise => d.kh * d.kw * d.o.next_multiple_of(PANEL),
+            Self::Panels { contiguous, depth } => {
+                let (len, count) = Self::segments(contiguous, d);
+                d.groups * Self::panels_per_group(d) * count * len.div_ceil(depth) * PANEL * depth
+            }
+        }
+    }
+}
+
+/// A convolution or, with 1x1 extents, a matrix product against constant weights (rows are pixels).
+#[derive(Clone, PartialEq, Debug)]
+pub struct Conv {
+    /// Operand view.
+    pub input: Image,
+    /// Result view.
+    pub output: Image,
+    /// Rows, then columns. Positions outside the operand read as the zero point (integer) or 0 (float).
+    pub window: [WindowDim; 2],
+    /// Groups.
+    pub groups: usize,
+    /// Packing of the weights.
+    pub layout: WeightLayout,
+    /// Residual operand view, with the extents of `output`.
+    pub residual: Option<Image>,
+}
+
+impl Conv {
+    /// Extents of the weights.
+    pub fn weight_dims(&self) -> WeightDims {
+        WeightDims { o: self.output.c, i: self.input.c / self.groups, kh: self.window[0].kernel, kw: self.window[1].kernel, groups: self.groups }
+    }
+    /// Whether some tap falls outside the operand.
+    pub fn padded(&self) -> bool {
+        let outside = |d: WindowDim, extent: usize, outputs: usize| d.before > 0 || (outputs - 1) * d.stride + d.span() > extent + d.before;
+        outside(self.window[0], self.input.h, self.output.h) || outside(self.window[1], self.input.w, self.output.w)
+    }
+    /// Multiply-accumulates of one run.
+    pub fn macs(&self) -> u64 {
+        let d = self.weight_dims();
+        self.output.count() as u64 * (d.i * d.kh * d.kw) as u64
+    }
+}
+
+/// What a step computes. `reads` and `writes` are the step's slots, in the order given here.
+#[derive(Clone, PartialEq, Debug)]
+pub enum What {
+    /// reads x f32; writes bytes: [`crate::exact::quantize`] of `count` contiguous elements.
+    Quantize {
+        /// Elements.
+        count: usize,
+        /// Parameters of the result.
+        to: ByteQuant,
+    },
+    /// reads bytes; writes f32: [`crate::exact::dequantize`] of `count` contiguous elements.
+    Dequantize {
+        /// Elements.
+        count: usize,
+        /// Parameters of the operand.
+        from: ByteQuant,
+    },
+    /// reads x bytes, weights i8, bias i32[O16], scale f32[O16], (residual bytes, factors i16[O16]); writes bytes or
+    /// f32. `acc = bias + sum (x as stored) * w + r * factor` in wrapping i32, then `end` with the channel's scale.
+    /// Zero points are folded into the bias; a padded position reads as `zero`. O16 is O rounded up to 16.
+    Conv {
+        /// Geometry and packing.
+        conv: Conv,
+        /// Stored zero point of the operand.
+        zero: i32,
+        /// Whether the operand is two's complement.
+        signed: bool,
+        /// Whether the residual operand is two's complement.
+        residual_signed: bool,
+        /// How sums end.
+        end: End,
+    },
+    /// reads x f32, weights f32, bias f32[O16], (residual f32); writes f32. From +0, taps in order `ky, kx, i`:
+    /// `acc = fl(acc + fl(x w))`; then `fl(acc + bias)`, `fl(. + r)`, clip.
+    ConvFloat {
+        /// Geometry and packing.
+        conv: Conv,
+        /// Lower bound of the activation.
+        lo: f32,
+        /// Upper bound of the activation.
+        hi: f32,
+    },
+    /// reads x bytes; writes bytes: largest or average valid element. `Average` of bytes:
+    /// [`crate::exact::average`] of `q - from.zero`, dividing by the valid positions, or by the whole window clipped
+    /// to the padded extent when padding counts (which adds the zero point, so nothing to the sum).
+    Pool {
+        /// What the window yields.
+        kind: PoolKind,
+        /// Operand view.
+        input: Image,
+        /// Result view.
+        output: Image,
+        /// Rows, then columns.
+        window: [WindowDim; 2],
+        /// Parameters of the operand.
+        from: ByteQuant,
+        /// Parameters of the result.
+        to: ByteQuant,
+    },
+    /// reads x f32; writes f32: like `Pool`; the average is the sum in window order (rows, then columns) from +0,
+    /// divided by the count.
+    PoolFloat {
+        /// What the window yields.
+        kind: PoolKind,
+        /// Operand view.
+        input: Image,
+        /// Result view.
+        output: Image,
+        /// Rows, then columns.
+        window: [WindowDim; 2],
+    },
+    /// reads bytes, table u8[256]; writes bytes: `table[byte]`, `count` contiguous elements.
+    Lookup {
+        /// Elements.
+        count: usize,
+    },
+    /// reads f32; writes f32: [`crate::float`]'s function of `count` contiguous elements.
+    UnaryFloat {
+        /// The function.
+        op: Unary,
+        /// Elements.
+        count: usize,
+    },
+    /// reads a, b bytes; writes bytes: [`crate::exact::binary_quantized`] over a strided iteration space.
+    BinaryBytes {
+        /// The function.
+        op: Binary,
+        /// Iteration space and the strides of a, b and the result.
+        over: Strided,
+        /// Parameters of a.
+        a: ByteQuant,
+        /// Parameters of b.
+        b: ByteQuant,
+        /// Parameters of the result.
+        to: ByteQuant,
+    },
+    /// reads a, b f32; writes f32 over a strided iteration space, then clips to `lo..=hi` (infinite for none).
+    BinaryFloat {
+        /// The function.
+        op: Binary,
+        /// Iteration space and the strides of a, b and the result.
+        over: Strided,
+        /// Lower bound of a fused activation.
+        lo: f32,
+        /// Upper bound of a fused activation.
+        hi: f32,
+    },
+    /// reads a f32 `[batch][m][k]`, b f32 `[batch][k][n]`; writes f32 `[batch][m][n]`: from +0, in order of k,
+    /// `acc = fl(acc + fl(a b))`. A batch stride of 0 repeats an operand.
+    MatMulFloat {
+        /// Independent products.
+        batch: usize,
+        /// Rows.
+        m: usize,
+        /// Depth.
+        k: usize,
+        /// Columns.
+        n: usize,
+        /// Elements between the batches of a.
+        a_batch: usize,
+        /// Elements between the batches of b.
+        b_batch: usize,
+    },
+    /// reads f32 `[outer][len][inner]`; writes f32 `[outer][inner]`: mean and sum by [`crate::float::sum16`] along
+    /// `len`.
+    ReduceFloat {
+        /// What it yields.
+        kind: ReduceKind,
+        /// Elements before the axis.
+        outer: usize,
+        /// Reduced elements.
+        len: usize,
+        /// Elements after the axis.
+        inner: usize,
+    },
+    /// reads f32 `[outer][len][inner]`; writes the same shape: along `len`, `m = max`, `e = exp(x - m)`,
+    /// `s = sum16(e)`, `e / s`; the logarithmic form is `(x - m) - log(s)`.
+    SoftmaxFloat {
+        /// Elements before the axis.
+        outer: usize,
+        /// Length of the distribution.
+        len: usize,
+        /// Elements after the axis.
+        inner: usize,
+        /// Logarithmic form.
+        log: bool,
+    },
+    /// reads bytes `[outer][len][inner]`, table u32[256] of [`crate::exact::softmax_table`]; writes bytes, or f32
+    /// when `to` is `None`.
+    SoftmaxBytes {
+        /// Elements before the axis.
+        outer: usize,
+        /// Length of the distribution.
+        len: usize,
+        /// Elements after the axis.
+        inner: usize,
+        /// Parameters of the operand.
+        from: ByteQuant,
+        /// Parameters of the result.
+        to: Option<ByteQuant>,
+    },
+    /// reads x; writes y: moves elements of `width` bytes over a strided iteration space (strides of x, y). Serves
+    /// transpose, slice, concat, expand and the interior of padding.
+    Move {
+        /// Bytes per element: 1, 2, 4 or 8.
+        width: usize,
+        /// Iteration space and the strides of the operand and the result.
+        over: Strided,
+    },
+    /// writes y: `count` contiguous elements of `width` bytes, all equal to the low bytes of `bits`.
+    Fill {
+        /// Bytes per element: 1, 2, 4 or 8.
+        width: usize,
+        /// Elements.
+        count: usize,
+        /// The pattern.
+        bits: u64,
+    },
+}
+
+/// An iteration space with, per operand, a start and one stride per axis, counted in elements. Negative strides
+/// reverse.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Strided {
+    /// Extents, outermost first.
+    pub dims: Vec<usize>,
+    /// One per slot of the step that the operation names: reads, then writes.
+    pub operands: Vec<Strides>,
+}
+
+/// Start and strides of one operand, in elements from the start of its slot.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Strides {
+    /// First element.
+    pub start: usize,
+    /// Elements between neighbours along each axis of the iteration space.
+    pub steps: Vec<isize>,
+}
+
+impl Strides {
+    /// Dense row-major strides of `dims` from the start of a slot.
+    pub fn dense(dims: &[usize]) -> Self {
+        let mut steps = vec![1isize; dims.len()];
+        for i in (1..dims.len()).rev() {
+            steps[i - 1] = steps[i] * dims[i] as isize;
+        }
+        Self { start: 0, steps }
+    }
+}
+
+impl What {
+    /// Short name for listings.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Quantize { .. } => "quantize",
+            Self::Dequantize { .. } => "dequantize",
+            Self::Conv { .. } => "conv",
+            Self::ConvFloat { .. } => "conv_f32",
+            Self::Pool { .. } => "pool",
+            Self::PoolFloat { .. } => "pool_f32",
+            Self::Lookup { .. } => "lookup",
+            Self::UnaryFloat { .. } => "unary_f32",
+            Self::BinaryBytes { .. } => "binary",
+            Self::BinaryFloat { .. } => "binary_f32",
+            Self::MatMulFloat { .. } => "matmul_f32",
+            Self::ReduceFloat { .. } => "reduce_f32",
+            Self::SoftmaxFloat { .. } => "softmax_f32",
+            Self::SoftmaxBytes { .. } => "softmax",
+            Self::Move { .. } => "move",
+            Self::Fill { .. } => "fill",
+        }
+    }
+    /// Multiply-accumulates of one run.
+    pub fn macs(&self) -> u64 {
+        match self {
+            Self::Conv { conv, .. } | Self::ConvFloat { conv, .. } => conv.macs(),
+            Self::MatMulFloat { batch, m, k, n, .. } => (batch * m * k) as u64 * *n as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it computes.
+    pub what: What,
+    /// The kernel family lowering chose, from the catalogue of `quernel-kernels`.
+    pub how: String,
+    /// Operand slots.
+    pub reads: Vec<Slot>,
+    /// Result slots.
+    pub writes: Vec<Slot>,
+    /// ONNX nodes it came from.
+    pub origin: Origin,
+}
+
+impl Program {
+    /// Adds a constant.
+    pub fn blob(&mut self, name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) -> Slot {
+        let bytes = bytes.into();
+        let len = bytes.len();
+        let blob = self.blobs.push(BlobData { name: name.into(), bytes });
+        Slot { base: Base::Blob(blob), offset: 0, bytes: len }
+    }
+    /// Bytes of all constants.
+    pub fn constant_bytes(&self) -> usize {
+        self.blobs.iter().map(|(_, b)| b.bytes.len()).sum()
+    }
+    /// Byte offset of every blob in the one constant section, and the section's length with slack.
+    pub fn blob_offsets(&self) -> (Vec<usize>, usize) {
+        let mut at = 0usize;
+        let mut offsets = vec![0; self.blobs.len()];
+        for (id, b) in self.blobs.iter() {
+            offsets[id.index()] = at;
+            at = (at + b.bytes.len()).next_multiple_of(ALIGN);
+        }
+        (offsets, at + READ_SLACK)
+    }
+    /// Multiply-accumulates of one run.
+    pub fn macs(&self) -> u64 {
+        self.steps.iter().map(|s| s.what.macs()).sum()
+    }
+}

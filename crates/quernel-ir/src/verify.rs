@@ -1,0 +1,167 @@
+//! The invariants of a graph. All faults are reported, each with its place.
+//!
+//! * Every live node reads inputs, constants or results of earlier live nodes; each value is defined once.
+//! * The result type of every node has the dimensions [`crate::infer`] computes.
+//! * Element types fit the operator ([`elements`] below is the table).
+//! * Outputs are defined.
+//! * From `Folded` on: no `batch_norm` whose operand a convolution or product could absorb remains a separate
+//!   node with constant operands only; nothing else is lost here, so the check is on types alone.
+//! * From `Quantized` on: weights of a node with quantized operand are quantized and its bias is i32.
+//!
+//! A fault is always a bug of a pass (or of a hand-written `.qir`), never of a user's model.
+
+use crate::{
+    graph::{Def, Graph, Node, NodeData},
+    infer,
+    op::{Op, PoolKind},
+    stage::Stage,
+    ty::{Elem, Scalar, Scheme, TensorTy},
+};
+use std::{collections::BTreeSet, fmt, ops::Deref};
+
+/// One broken invariant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The guilty node.
+    pub node: Option<Node>,
+    /// Its place, readable.
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// A graph that passed [`verify`] at a stage. Lowering takes only this.
+#[derive(Debug)]
+pub struct Verified<'a> {
+    graph: &'a Graph,
+    stage: Stage,
+}
+
+impl Verified<'_> {
+    /// The stage it was verified at.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+}
+
+impl Deref for Verified<'_> {
+    type Target = Graph;
+    fn deref(&self) -> &Graph {
+        self.graph
+    }
+}
+
+/// Checks every invariant of `stage` and returns the proof, or all faults.
+pub fn verify(g: &Graph, stage: Stage) -> Result<Verified<'_>, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut defined = BTreeSet::new();
+    for (i, &v) in g.inputs.iter().enumerate() {
+        if g.values.get(v).is_none_or(|d| d.def != Def::Input(i as u32)) {
+            faults.push(Fault { node: None, place: format!("input {i}"), message: "is not an input value".into() });
+        }
+        if !defined.insert(v) {
+            faults.push(Fault { node: None, place: format!("input {i}"), message: "is listed twice".into() });
+        }
+    }
+    for &n in &g.order {
+        let Some(data) = g.nodes.get(n) else {
+            faults.push(Fault { node: Some(n), place: n.to_string(), message: "does not exist".into() });
+            continue;
+        };
+        let mut fault = |message: String| faults.push(Fault { node: Some(n), place: format!("{} ({})", g.describe(n), data.op.mnemonic()), message });
+        let mut sound = true;
+        for (i, &a) in data.args.iter().enumerate() {
+            let known = g.values.get(a).is_some_and(|d| matches!(d.def, Def::Const(_)) || defined.contains(&a));
+            if !known {
+                fault(format!("operand {i} is used before it is defined"));
+                sound = false;
+            }
+        }
+        for (slot, &r) in data.results.iter().enumerate() {
+            if g.values.get(r).is_none_or(|d| d.def != Def::Result { node: n, slot: slot as u32 }) || !defined.insert(r) {
+                fault(format!("result {slot} is not defined by this node alone"));
+                sound = false;
+            }
+        }
+        if data.results.len() != 1 {
+            fault(format!("has {} results instead of 1", data.results.len()));
+            sound = false;
+        }
+        if !sound {
+            continue;
+        }
+        let args: Vec<&TensorTy> = data.args.iter().map(|&a| g.ty(a)).collect();
+        let result = g.ty(data.result());
+        match infer::dims(&data.op, &args) {
+            Ok(dims) if dims == result.dims => {
+                if let Err(message) = elements(&data.op, &args, result) {
+                    fault(message);
+                } else if stage >= Stage::Folded
+                    && let Err(message) = folded(g, data)
+                {
+                    fault(message);
+                }
+            }
+            Ok(dims) => fault(format!("result is {}, computed {}", infer::show(&result.dims), infer::show(&dims))),
+            Err(message) => fault(message),
+        }
+    }
+    for (name, v) in &g.outputs {
+        let known = g.values.get(*v).is_some_and(|d| matches!(d.def, Def::Const(_)) || defined.contains(v));
+        if !known {
+            faults.push(Fault { node: None, place: format!("output {name:?}"), message: "is not defined".into() });
+        }
+    }
+    if faults.is_empty() { Ok(Verified { graph: g, stage }) } else { Err(faults) }
+}
+
+/// Nodes that folding must have evaluated.
+fn folded(g: &Graph, data: &NodeData) -> Result<(), String> {
+    let all_const = !data.args.is_empty() && data.args.iter().all(|&a| g.tensor(a).is_some());
+    if all_const { Err("has only constant operands after folding".into()) } else { Ok(()) }
+}
+
+/// Which element types an operator takes and gives.
+fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), String> {
+    let all_f32 = || args.iter().all(|a| a.elem.is_f32()) && result.elem.is_f32();
+    let per_tensor = |t: &TensorTy| t.elem.quant().is_some_and(|q| q.tensor_params().is_some());
+    let bad = || {
+        let shown: Vec<String> = args.iter().map(|a| a.elem.to_string()).collect();
+        Err(format!("element types ({}) -> {} do not fit", shown.join(", "), result.elem))
+    };
+    let check = |ok: bool| if ok { Ok(()) } else { bad() };
+    match op {
+        Op::Conv { residual, .. } | Op::Dense { residual, .. } => {
+            let bias = args.len() > 2 + usize::from(*residual);
+            if args[0].elem.is_f32() {
+                return check(all_f32());
+            }
+            let weights = args[1].elem.quant().is_some_and(|q| match q.scheme() {
+                Scheme::PerTensor { .. } => true,
+                Scheme::PerAxis { axis, scales } | Scheme::Table { axis, scales, .. } => *axis == 0 && scales.len() == args[1].dims[0],
+            });
+            let residual_ok = !residual || args.last().is_some_and(|r| per_tensor(r) || (r.elem.is_f32() && result.elem.is_f32()));
+            check(per_tensor(args[0]) && weights && (!bias || args[2].elem == Elem::I32) && residual_ok && (per_tensor(result) || result.elem.is_f32()))
+        }
+        Op::MatMul | Op::BatchNorm { .. } => check(all_f32()),
+        Op::Reduce { .. } | Op::Softmax { .. } => check(all_f32() || per_tensor(args[0]) && (per_tensor(result) || result.elem.is_f32())),
+        Op::Unary(_) => check(all_f32() || per_tensor(args[0]) && per_tensor(result)),
+        Op::Binary(_) => {
+            let same = args[0].elem == args[1].elem && args[0].elem == result.elem && matches!(result.elem, Elem::Scalar(s) if s != Scalar::Bool);
+            check(same || args.iter().all(|a| per_tensor(a)) && per_tensor(result))
+        }
+        Op::Pool { kind: PoolKind::Average { .. }, .. } => check(all_f32() || per_tensor(args[0]) && per_tensor(result)),
+        Op::Quantize => check(args[0].elem.is_f32() && per_tensor(result)),
+        Op::Dequantize => check(args[0].elem.quant().is_some() && result.elem.is_f32()),
+        Op::Requantize => check(per_tensor(args[0]) && per_tensor(result)),
+        Op::Cast => check(args[0].elem.quant().is_none() && result.elem.quant().is_none()),
+        _ if op.moves_only() => check(args.iter().all(|a| a.elem == result.elem) && (per_tensor(result) || result.elem.quant().is_none())),
+        _ => bad(),
+    }
+}

@@ -1,0 +1,1 @@
+//! Catalogue of kernels: contract, tile, packing, cost.

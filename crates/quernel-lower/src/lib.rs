@@ -1,0 +1,1 @@
+//! Graph to program: fusion groups, layout, packing, overflow proofs, arena plan.

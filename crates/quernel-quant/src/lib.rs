@@ -1,0 +1,1 @@
+//! Samples, observers, ranges, weight schemes and bit widths.

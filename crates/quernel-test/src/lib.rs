@@ -1,0 +1,1 @@
+//! Snapshot-tests passes from text IR, one call each.
