@@ -445,12 +445,13 @@ pub enum What {
         /// Iteration space and the strides of the operand and the result.
         over: Strided,
     },
-    /// writes y: `count` contiguous elements of `width` bytes, all equal to the low bytes of `bits`.
+    /// writes y: elements of `width` bytes over a strided iteration space (strides of y), all equal to the low bytes
+    /// of `bits`. Serves the border of padded images.
     Fill {
         /// Bytes per element: 1, 2, 4 or 8.
         width: usize,
-        /// Elements.
-        count: usize,
+        /// Iteration space and the strides of the result.
+        over: Strided,
         /// The pattern.
         bits: u64,
     },
