@@ -1,2 +1,22 @@
-//! The quernel command line.
-fn main() {}
+//! The `quernel` binary: arguments in, messages out. The only crate that prints or exits.
+//!
+//! Data goes to standard output, messages to standard error. Exit status: 0 success, 1 diagnostics, 2 wrong usage,
+//! 101 a bug in Quernel.
+
+mod args;
+mod commands;
+mod messages;
+mod tables;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let line = args::with_default_command(std::env::args_os().collect());
+    let args = args::Args::parse_from(line);
+    let messages = messages::Messages::new(args.error_format);
+    match commands::run(&args, &messages) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => messages.failure(&failure),
+    }
+}

@@ -1,1 +1,41 @@
-//! Ahead-of-time compiler from ONNX to quantized native code.
+//! Quernel: from an ONNX model to quantized native code.
+//!
+//! ```no_run
+//! use quernel::{Calibration, Compiler, Emit, Model, ModelOptions, artifacts};
+//!
+//! let model = Model::read("model.onnx".as_ref(), &ModelOptions::default())?;
+//! let compiler = Compiler { calibration: Calibration::samples("samples.npz"), ..Compiler::default() };
+//! let compiled = compiler.compile(&model, &mut |_| ())?;
+//! artifacts::write(&compiled, "model.o".as_ref(), &[Emit::Object, Emit::Header])?;
+//! # Ok::<(), quernel::Failure>(())
+//! ```
+//!
+//! A [`Model`] is a file that was read and imported; a [`Compiler`] turns it into a [`Compiled`] program in memory;
+//! [`artifacts`] writes files; [`evaluate`] compares the float network and the compiled code on labelled samples.
+//! Every function that can fail on a user's input returns a [`Failure`]: all diagnostics at once, each located.
+//!
+//! **What is absent:** printing, colours, exit codes; those belong to the command line.
+
+pub mod artifacts;
+mod calibration;
+mod compiler;
+mod evaluate;
+mod failure;
+mod model;
+mod report;
+
+pub use artifacts::Emit;
+pub use calibration::{Calibration, Progress, calibrate, inspect_ranges};
+pub use compiler::{Compiled, Compiler, Timing, opt};
+pub use evaluate::{Evaluation, check_against_interpreter, evaluate, outputs};
+pub use failure::{Failure, diagnostic_json};
+pub use model::{Model, ModelOptions, read_text, symbol_name};
+pub use report::{LayerReport, Report};
+
+pub use quernel_codegen as codegen;
+pub use quernel_interp as interp;
+pub use quernel_ir as ir;
+pub use quernel_lower as lower;
+pub use quernel_onnx as onnx;
+pub use quernel_passes as passes;
+pub use quernel_quant as quant;

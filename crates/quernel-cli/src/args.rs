@@ -1,0 +1,270 @@
+//! The command line.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::{ffi::OsString, ops::Range, path::PathBuf};
+
+/// Compiles ONNX models to quantized native code.
+#[derive(Parser, Debug)]
+#[command(name = "quernel", version, about, max_term_width = 110)]
+pub struct Args {
+    /// How errors are written.
+    #[arg(long, global = true, value_enum, default_value = "human", help_heading = "Global options")]
+    pub error_format: ErrorFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Text for people, or one JSON object per line for tools.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ErrorFormat {
+    Human,
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Compile a model to an object file, a C header and a report.
+    Compile(Compile),
+    /// Measure activation ranges on samples and write them as ranges.json.
+    Calibrate(Calibrate),
+    /// Show what a model, a ranges file or a text IR file holds.
+    Inspect(Inspect),
+    /// Run named passes over text IR: `.qir` in, `.qir` out.
+    Opt(Opt),
+    /// Compile a model in memory and run it on inputs.
+    Run(Run),
+    /// Compare the float network and the compiled code on labelled samples.
+    Eval(Eval),
+    /// List targets and CPU names.
+    Targets,
+    /// Explain an error number.
+    Explain {
+        /// Such as QN0012; without one, all are listed.
+        code: Option<String>,
+    },
+}
+
+/// Options of everything that compiles.
+#[derive(ClapArgs, Debug)]
+pub struct Compiling {
+    /// ONNX file.
+    pub model: PathBuf,
+    /// Where activation ranges come from: samples (.npz, .npy), a ranges.json, or `random`.
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Option<PathBuf>,
+    #[command(flatten)]
+    pub samples: Sampling,
+    /// How ranges are chosen from histograms.
+    #[arg(long, value_enum, default_value = "mse")]
+    pub calibrator: CalibratorArg,
+    /// Weight width: 8 to 2, `float`, or a bits.toml with widths per layer.
+    #[arg(long, default_value = "8", value_name = "WIDTH|FILE")]
+    pub bits: String,
+    /// Leave biases as they are instead of letting them absorb the mean error of the weights.
+    #[arg(long)]
+    pub no_bias_correct: bool,
+    /// Target triple; this machine's by default.
+    #[arg(long, value_name = "TRIPLE")]
+    pub target: Option<String>,
+    /// CPU name (`quernel targets` lists them), or `native`.
+    #[arg(long, value_name = "CPU")]
+    pub target_cpu: Option<String>,
+    /// Kernel level: use less of the CPU than it has.
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<String>,
+    /// Prefix of every symbol; made from the file name by default.
+    #[arg(long, value_name = "SYMBOL")]
+    pub name: Option<String>,
+    /// Extent of a symbolic dimension.
+    #[arg(long = "dim", value_name = "NAME=EXTENT", value_parser = dimension)]
+    pub dims: Vec<(String, usize)>,
+}
+
+/// How arrays of a sample file become inputs.
+#[derive(ClapArgs, Debug, Clone, Default)]
+pub struct Sampling {
+    /// Which rows of the sample arrays to use, `FIRST..END`.
+    #[arg(long, value_name = "A..B", value_parser = rows)]
+    pub rows: Option<Range<usize>>,
+    /// Array that feeds an input, when its name differs.
+    #[arg(long = "array", value_name = "INPUT=ARRAY", value_parser = renaming)]
+    pub arrays: Vec<(String, String)>,
+    /// Subtracted from every element.
+    #[arg(long, value_name = "X", default_value = "0", allow_negative_numbers = true)]
+    pub subtract: f32,
+    /// Every element is multiplied by this, after subtracting.
+    #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true)]
+    pub multiply: f32,
+    /// The sample arrays are channels-last and the input is channels-first.
+    #[arg(long)]
+    pub channels_last: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum CalibratorArg {
+    /// Smallest and largest value seen.
+    Minmax,
+    /// The clipping that minimises the squared error over the histogram.
+    Mse,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Compile {
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Object file; header and report are written beside it.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Which files to write: obj, header, asm, clif, qir, program, report.
+    #[arg(long, value_name = "KIND,..", value_delimiter = ',')]
+    pub emit: Vec<quernel::Emit>,
+    /// Stop after a stage (imported, folded, quantized) and print the graph.
+    #[arg(long, value_name = "STAGE")]
+    pub stop_after: Option<String>,
+    /// Print the graph after a pass.
+    #[arg(long, value_name = "PASS")]
+    pub print_after: Vec<String>,
+    /// Print how long each pass took.
+    #[arg(long)]
+    pub timings: bool,
+    /// Show every remark instead of counting them.
+    #[arg(long)]
+    pub remarks: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Calibrate {
+    /// ONNX file.
+    pub model: PathBuf,
+    /// Samples (.npz, .npy); with --merge, ranges files.
+    #[arg(required = true)]
+    pub samples: Vec<PathBuf>,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// Use every n-th part of the samples only: `0/4` is the first of four.
+    #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with = "merge")]
+    pub shard: Option<(usize, usize)>,
+    /// Add up ranges files that were made from parts of the samples.
+    #[arg(long)]
+    pub merge: bool,
+    /// Extent of a symbolic dimension.
+    #[arg(long = "dim", value_name = "NAME=EXTENT", value_parser = dimension)]
+    pub dims: Vec<(String, usize)>,
+    /// Ranges file; `-` for standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Inspect {
+    /// ONNX model, ranges.json, or .qir.
+    pub file: PathBuf,
+    /// Extent of a symbolic dimension.
+    #[arg(long = "dim", value_name = "NAME=EXTENT", value_parser = dimension)]
+    pub dims: Vec<(String, usize)>,
+    /// Print the imported graph as text IR.
+    #[arg(long)]
+    pub qir: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Opt {
+    /// Text IR; `-` for standard input.
+    pub file: PathBuf,
+    /// Passes in order; without any, the file is checked and printed.
+    #[arg(long, value_name = "PASS,..", value_delimiter = ',')]
+    pub passes: Vec<String>,
+    /// Ranges for the passes that need them.
+    #[arg(long, value_name = "FILE")]
+    pub ranges: Option<PathBuf>,
+    /// List the passes.
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Run {
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Inputs (.npz, .npy), axis 0 counting samples.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Where outputs go, as .npz; without it the first output of every sample is printed.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Run the reference interpreter instead of compiled code.
+    #[arg(long)]
+    pub interpret: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Eval {
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Samples to measure on, with labels in `label`, `labels` or `y`.
+    #[arg(long, value_name = "FILE")]
+    pub test: PathBuf,
+    /// Which rows of the test arrays to use, `FIRST..END`.
+    #[arg(long, value_name = "A..B", value_parser = rows)]
+    pub test_rows: Option<Range<usize>>,
+    /// Also compare compiled code with the interpreter, byte for byte, on the first N samples.
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub check: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `quernel model.onnx ..` means `quernel compile model.onnx ..`.
+pub fn with_default_command(mut line: Vec<OsString>) -> Vec<OsString> {
+    if line.get(1).is_some_and(|first| PathBuf::from(first).extension().is_some_and(|e| e == "onnx")) {
+        line.insert(1, "compile".into());
+    }
+    line
+}
+
+fn pair<'a>(text: &'a str, what: &str) -> Result<(&'a str, &'a str), String> {
+    text.split_once('=').filter(|(a, b)| !a.is_empty() && !b.is_empty()).ok_or_else(|| format!("expected {what}"))
+}
+
+fn dimension(text: &str) -> Result<(String, usize), String> {
+    let (name, extent) = pair(text, "NAME=EXTENT")?;
+    let extent = extent.parse().ok().filter(|e| *e > 0).ok_or_else(|| format!("{extent:?} is not a positive number"))?;
+    Ok((name.into(), extent))
+}
+
+fn renaming(text: &str) -> Result<(String, String), String> {
+    pair(text, "INPUT=ARRAY").map(|(a, b)| (a.into(), b.into()))
+}
+
+fn rows(text: &str) -> Result<Range<usize>, String> {
+    let bad = || format!("{text:?} is not a range such as 0..256");
+    let (a, b) = text.split_once("..").ok_or_else(bad)?;
+    let (a, b) = (a.parse().map_err(|_| bad())?, b.parse().map_err(|_| bad())?);
+    if a < b { Ok(a..b) } else { Err(bad()) }
+}
+
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let bad = || format!("{text:?} is not a part such as 0/4");
+    let (i, n) = text.split_once('/').ok_or_else(bad)?;
+    let (i, n) = (i.parse().map_err(|_| bad())?, n.parse().map_err(|_| bad())?);
+    if i < n { Ok((i, n)) } else { Err(bad()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_model_alone_means_compile() {
+        let line = |words: &[&str]| with_default_command(words.iter().map(OsString::from).collect());
+        assert_eq!(line(&["quernel", "m.onnx", "-o", "m.o"]), line(&["quernel", "compile", "m.onnx", "-o", "m.o"]));
+        assert_eq!(line(&["quernel", "inspect", "m.onnx"])[1], "inspect");
+    }
+}

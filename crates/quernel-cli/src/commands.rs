@@ -1,0 +1,31 @@
+//! One file per command.
+
+mod calibrate;
+mod compile;
+mod eval;
+mod explain;
+mod inspect;
+mod opt;
+mod run;
+mod setup;
+mod targets;
+
+use crate::{
+    args::{Args, Command},
+    messages::Messages,
+};
+use quernel::Failure;
+
+/// Carries out the command line.
+pub fn run(args: &Args, messages: &Messages) -> Result<(), Failure> {
+    match &args.command {
+        Command::Compile(a) => compile::run(a, messages),
+        Command::Calibrate(a) => calibrate::run(a, messages),
+        Command::Inspect(a) => inspect::run(a, messages),
+        Command::Opt(a) => opt::run(a, messages),
+        Command::Run(a) => run::run(a, messages),
+        Command::Eval(a) => eval::run(a, messages),
+        Command::Targets => targets::run(),
+        Command::Explain { code } => explain::run(code.as_deref()),
+    }
+}

@@ -1,0 +1,84 @@
+use super::setup;
+use crate::{
+    args::Compile,
+    messages::Messages,
+    tables::{bytes, count, table},
+};
+use quernel::{
+    Compiled, Emit, Failure, Report, artifacts,
+    ir::{Code, Diagnostic, Stage},
+};
+use std::path::{Path, PathBuf};
+
+pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
+    let mut compiler = setup::compiler(&a.compiling)?;
+    compiler.print_after.clone_from(&a.print_after);
+    if let Some(stage) = &a.stop_after {
+        compiler.stop_after = stage.parse().map_err(|e: String| Diagnostic::new(Code::BadOption, e))?;
+    }
+    let model = setup::model(&a.compiling)?;
+    let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
+    for (pass, text) in &compiled.prints {
+        setup::print(&format!("; after {pass}\n{text}\n"))?;
+    }
+    if a.timings {
+        for t in &compiled.timings {
+            messages.note(&format!("{:>9.1} ms  {}", t.took.as_secs_f64() * 1e3, t.name));
+        }
+    }
+    messages.remarks(&compiled.remarks, a.remarks);
+    if compiled.stage < Stage::Lowered {
+        return setup::print(&compiled.graph.to_string());
+    }
+    write(a, &compiled)
+}
+
+fn write(a: &Compile, compiled: &Compiled) -> Result<(), Failure> {
+    let kinds: Vec<Emit> = if a.emit.is_empty() { Emit::DEFAULT.to_vec() } else { a.emit.clone() };
+    let out = a.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.o", compiled.name)));
+    if out.as_os_str() == "-" {
+        let [kind] = kinds[..] else {
+            return Err(Diagnostic::new(Code::BadOption, "standard output takes one file").help("add `--emit obj`, or another single kind").into());
+        };
+        let (files, _) = artifacts::make(compiled, Path::new("-"), &[kind])?;
+        return setup::print_bytes(&files[0].bytes);
+    }
+    let (files, report) = artifacts::write(compiled, &out, &kinds)?;
+    let mut text = report.as_ref().map(|r| summary(r, a.compiling.model.as_path())).unwrap_or_default();
+    for f in &files {
+        text.push_str(&format!("wrote {} ({})\n", f.path.display(), bytes(f.bytes.len())));
+    }
+    setup::print(&text)
+}
+
+fn summary(r: &Report, model: &Path) -> String {
+    let integer: u64 = r.layers.iter().filter(|l| l.integer).map(|l| l.macs).sum();
+    let share = if r.macs == 0 { 100.0 } else { 100.0 * integer as f64 / r.macs as f64 };
+    let mut text = format!(
+        "{}: {} MACs, {share:.0} % of them in integers, for {}\n  code {}, weights {}, arena {} (at least {}), stack {}\n",
+        model.display(),
+        count(r.macs),
+        r.target,
+        bytes(r.code_bytes),
+        bytes(r.constant_bytes),
+        bytes(r.arena_bytes),
+        bytes(r.arena_lower_bound),
+        bytes(r.stack_bytes),
+    );
+    const SHOWN: usize = 24;
+    let rows = r.layers.iter().filter(|l| l.macs > 0).take(SHOWN).map(|l| {
+        vec![shorten(&l.name), l.kind.clone(), l.kernel.clone(), count(l.macs), bytes(l.weight_bytes)]
+    });
+    text.push_str(&table(&["layer", "operator", "kernel", "MACs", "weights"], &[3, 4], rows).to_string());
+    text.push('\n');
+    let hidden = r.layers.iter().filter(|l| l.macs > 0).count().saturating_sub(SHOWN);
+    if hidden > 0 {
+        text.push_str(&format!("and {hidden} more layers in the report\n"));
+    }
+    text
+}
+
+fn shorten(name: &str) -> String {
+    const MOST: usize = 44;
+    if name.chars().count() <= MOST { name.into() } else { format!("{}..", name.chars().take(MOST - 2).collect::<String>()) }
+}

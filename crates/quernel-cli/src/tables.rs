@@ -1,0 +1,49 @@
+//! Tables on standard output.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+
+/// A table with a header; columns named in `right` are aligned to the right.
+pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for &i in right {
+        if let Some(column) = table.column_mut(i) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// `12.5 K`, `3.40 M`: thousands with a unit letter.
+pub fn count(n: u64) -> String {
+    scaled(n as f64, 1000.0, ["", " K", " M", " G", " T"])
+}
+
+/// `512 B`, `12.5 KiB`, `3.40 MiB`.
+pub fn bytes(n: usize) -> String {
+    scaled(n as f64, 1024.0, [" B", " KiB", " MiB", " GiB", " TiB"])
+}
+
+fn scaled(mut x: f64, step: f64, units: [&str; 5]) -> String {
+    let mut unit = 0;
+    while x >= step && unit + 1 < units.len() {
+        x /= step;
+        unit += 1;
+    }
+    if unit == 0 { format!("{x}{}", units[0]) } else { format!("{x:.*}{}", if x < 10.0 { 2 } else { 1 }, units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_units() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1536), "1.50 KiB");
+        assert_eq!(count(12_501_632), "12.5 M");
+    }
+}

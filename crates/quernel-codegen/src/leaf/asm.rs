@@ -1,0 +1,90 @@
+//! A thin layer over the assembler: numbered registers, one error type, a literal pool at the start of the code.
+
+use iced_x86::{IcedError, code_asm::*};
+
+/// Machine code, or the reason why the assembler refused (a bug of the emitter).
+pub type Emitted<T> = Result<T, IcedError>;
+
+/// Register `zmm[i]`.
+pub fn zmm(i: usize) -> AsmRegisterZmm {
+    [
+        zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7, zmm8, zmm9, zmm10, zmm11, zmm12, zmm13, zmm14, zmm15, zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23, zmm24, zmm25,
+        zmm26, zmm27, zmm28, zmm29, zmm30, zmm31,
+    ][i]
+}
+
+/// Register `ymm[i]`.
+pub fn ymm(i: usize) -> AsmRegisterYmm {
+    [
+        ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14, ymm15, ymm16, ymm17, ymm18, ymm19, ymm20, ymm21, ymm22, ymm23, ymm24, ymm25,
+        ymm26, ymm27, ymm28, ymm29, ymm30, ymm31,
+    ][i]
+}
+
+/// Register `xmm[i]`.
+pub fn xmm(i: usize) -> AsmRegisterXmm {
+    [
+        xmm0, xmm1, xmm2, xmm3, xmm4, xmm5, xmm6, xmm7, xmm8, xmm9, xmm10, xmm11, xmm12, xmm13, xmm14, xmm15, xmm16, xmm17, xmm18, xmm19, xmm20, xmm21, xmm22, xmm23, xmm24, xmm25,
+        xmm26, xmm27, xmm28, xmm29, xmm30, xmm31,
+    ][i]
+}
+
+/// A code assembler with a literal pool behind the code.
+pub struct Asm {
+    /// The assembler itself.
+    pub a: CodeAssembler,
+    pool: Vec<([u8; 64], CodeLabel)>,
+}
+
+impl Asm {
+    /// An empty function.
+    pub fn new() -> Emitted<Self> {
+        let mut a = CodeAssembler::new(64)?;
+        // EVEX forms: the VEX form of vpdpbusd is another CPU feature (AVX-VNNI).
+        a.set_prefer_vex(false);
+        Ok(Self { a, pool: Vec::new() })
+    }
+
+    /// A label of 64 bytes in the literal pool; equal literals share one.
+    pub fn literal(&mut self, bytes: [u8; 64]) -> CodeLabel {
+        if let Some((_, label)) = self.pool.iter().find(|(b, _)| *b == bytes) {
+            return *label;
+        }
+        let label = self.a.create_label();
+        self.pool.push((bytes, label));
+        label
+    }
+
+    /// A literal that repeats four bytes.
+    pub fn splat32(&mut self, bits: u32) -> CodeLabel {
+        let mut bytes = [0; 64];
+        bytes.chunks_exact_mut(4).for_each(|c| c.copy_from_slice(&bits.to_le_bytes()));
+        self.literal(bytes)
+    }
+
+    /// A literal that repeats two bytes.
+    pub fn splat16(&mut self, bits: u16) -> CodeLabel {
+        self.splat32(u32::from(bits) * 0x1_0001)
+    }
+
+    /// A literal that repeats one byte.
+    pub fn splat8(&mut self, byte: u8) -> CodeLabel {
+        self.literal([byte; 64])
+    }
+
+    /// A literal of sixteen dwords.
+    pub fn dwords(&mut self, dwords: [u32; 16]) -> CodeLabel {
+        let mut bytes = [0; 64];
+        bytes.chunks_exact_mut(4).zip(dwords).for_each(|(c, d)| c.copy_from_slice(&d.to_le_bytes()));
+        self.literal(bytes)
+    }
+
+    /// The function's bytes. They are position independent.
+    pub fn finish(mut self) -> Emitted<Vec<u8>> {
+        for (bytes, mut label) in self.pool {
+            self.a.set_label(&mut label)?;
+            self.a.db(&bytes)?;
+        }
+        self.a.assemble(0)
+    }
+}

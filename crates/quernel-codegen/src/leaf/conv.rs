@@ -1,0 +1,345 @@
+//! Convolutions and matrix products over packed panels: a sum over kernel rows of matrix products, straight from
+//! channels-last memory.
+//!
+//! Loops: groups of panels, images, rows, tiles of pixels; inside a tile, kernel rows and blocks of four taps. Pixels
+//! of a 1x1 layer over dense images form one long row.
+
+use super::{
+    Leaf,
+    asm::{Asm, Emitted},
+    cost::{self, Shape, Tile},
+    epilogue::{Epilogue, Pointers},
+    proof,
+};
+use iced_x86::code_asm::*;
+use quernel_ir::{
+    Program,
+    program::{Conv, PANEL, Step, WeightLayout, What},
+};
+
+/// Blocks of four taps that one pass of the inner loop handles.
+const UNROLL: usize = 4;
+/// Longest run of blocks without a loop.
+const STRAIGHT: usize = 8;
+
+/// Geometry in bytes, the way the emitted loops see it.
+#[derive(Clone, Copy, Debug)]
+struct Nest {
+    images: usize,
+    rows: usize,
+    pixels: usize,
+    /// First element of operand, residual and result.
+    start: [usize; 3],
+    /// Bytes between images, rows and pixels of operand, residual and result.
+    image: [usize; 3],
+    row: [usize; 3],
+    pixel: [usize; 3],
+    /// Kernel rows (or taps), bytes between them, and blocks of four taps in each.
+    segments: usize,
+    segment: usize,
+    blocks: usize,
+    panels: usize,
+    lanes: usize,
+}
+
+const X: usize = 0;
+const R: usize = 1;
+const Y: usize = 2;
+
+/// The leaf of a convolution, if it is inside the contract: unsigned operand, one group, no implicit padding, taps of
+/// a kernel row contiguous (or one tap per row), panels of depth four.
+pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
+    let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
+    let nest = nest(conv, matches!(end, quernel_ir::program::End::Float { .. }))?;
+    let bounds = proof::bounds(program, step, conv, *residual_signed)?;
+    let epilogue = Epilogue::new(*end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
+    let shape = Shape {
+        rows: nest.images * nest.rows,
+        row_pixels: nest.pixels,
+        panels: nest.panels,
+        blocks: nest.segments * nest.blocks,
+        residual: conv.residual.is_some(),
+    };
+    let width = cost::choose(shape);
+    let (pixels, ..) = cost::split(nest.pixels, cost::most_pixels(width));
+    let code = emit(&nest, &epilogue, width).ok()?;
+    Some(Leaf { code, kernel: format!("conv_u8s8_{pixels}x{}__avx512vnni", width * PANEL) })
+}
+
+fn nest(conv: &Conv, float: bool) -> Option<Nest> {
+    let dims = conv.weight_dims();
+    let WeightLayout::Panels { contiguous, depth: 4 } = conv.layout else { return None };
+    let (x, y) = (conv.input, conv.output);
+    let [wy, wx] = conv.window;
+    if dims.groups != 1 || conv.padded() {
+        return None;
+    }
+    // One tap per kernel row is contiguous whatever the packing says; more need it.
+    if !(contiguous && (x.pixel == x.c || dims.kw == 1) || dims.kw == 1) {
+        return None;
+    }
+    let r = conv.residual.unwrap_or(y);
+    let scale = if float { 4 } else { 1 };
+    let (len, segments) = WeightLayout::segments(contiguous, dims);
+    let mut n = Nest {
+        images: y.n,
+        rows: y.h,
+        pixels: y.w,
+        start: [x.start, r.start, y.start * scale],
+        image: [x.batch, r.batch, y.batch * scale],
+        row: [x.row * wy.stride, r.row, y.row * scale],
+        pixel: [x.pixel * wx.stride, r.pixel, y.pixel * scale],
+        segments,
+        segment: x.row * wy.dilation,
+        blocks: len.div_ceil(4),
+        panels: y.c.div_ceil(PANEL),
+        lanes: (y.c - 1) % PANEL + 1,
+    };
+    let dense = dims.kh == 1 && dims.kw == 1 && wy.stride == 1 && wx.stride == 1 && x.flat() && y.flat() && (conv.residual.is_none() || r.flat());
+    if dense {
+        n.pixels = y.n * y.h * y.w;
+        (n.images, n.rows) = (1, 1);
+    }
+    // Offsets are 32-bit displacements and immediates.
+    let far = [x.extent(), r.extent(), y.extent() * scale, n.panels * n.segments * n.blocks * 64];
+    far.iter().all(|b| *b < 1 << 30).then_some(n)
+}
+
+/// Slots of the frame.
+const X_BASE: i32 = 0;
+const Y_BASE: i32 = 8;
+const R_BASE: i32 = 16;
+const GROUPS: i32 = 24;
+const ROWS: i32 = 32;
+const IMAGES: i32 = 40;
+const X_IMAGE: i32 = 48;
+const Y_IMAGE: i32 = 56;
+const R_IMAGE: i32 = 64;
+const FRAME: i32 = 72;
+/// Registers saved on entry, in bytes, and the return address.
+const SAVED: i32 = 6 * 8 + 8;
+
+fn emit(n: &Nest, e: &Epilogue, width: usize) -> Emitted<Vec<u8>> {
+    let mut f = Asm::new()?;
+    for r in [rbx, rbp, r12, r13, r14, r15] {
+        f.a.push(r)?;
+    }
+    f.a.sub(rsp, FRAME)?;
+    // Arguments: x, weights, bias, scale, (residual, factors), y. The seventh lies on the stack.
+    let frame = |slot: i32| qword_ptr(rsp + slot);
+    if n.start[X] > 0 {
+        f.a.add(rdi, n.start[X] as i32)?;
+    }
+    f.a.mov(frame(X_BASE), rdi)?;
+    if e.residual.is_some() {
+        if n.start[R] > 0 {
+            f.a.add(r8, n.start[R] as i32)?;
+        }
+        f.a.mov(frame(R_BASE), r8)?;
+        f.a.mov(r8, qword_ptr(rsp + (FRAME + SAVED)))?;
+    }
+    if n.start[Y] > 0 {
+        f.a.add(r8, n.start[Y] as i32)?;
+    }
+    f.a.mov(frame(Y_BASE), r8)?;
+    e.prologue(&mut f, n.lanes)?;
+    // Groups of `width` panels, all full; then what is left, the last panel perhaps with a mask.
+    let masked = n.lanes < PANEL;
+    let mut full = n.panels / width;
+    let mut rest = n.panels % width;
+    if masked && rest == 0 {
+        full -= 1;
+        rest = width;
+    }
+    if full > 0 {
+        let mut top = f.a.create_label();
+        if full > 1 {
+            f.a.mov(rax, full as u64)?;
+            f.a.mov(frame(GROUPS), rax)?;
+            f.a.set_label(&mut top)?;
+        }
+        group(&mut f, n, e, width, false)?;
+        if full > 1 || rest > 0 {
+            let channels = (PANEL * width) as i32;
+            f.a.add(rsi, (n.segments * n.blocks * 64 * width) as i32)?;
+            f.a.add(rdx, 4 * channels)?;
+            f.a.add(rcx, 4 * channels)?;
+            f.a.add(frame(Y_BASE), channels * e.width() as i32)?;
+            if e.residual.is_some() {
+                f.a.add(r9, 2 * channels)?;
+                f.a.add(frame(R_BASE), channels)?;
+            }
+        }
+        if full > 1 {
+            f.a.dec(frame(GROUPS))?;
+            f.a.jnz(top)?;
+        }
+    }
+    if rest > 0 {
+        group(&mut f, n, e, rest, masked)?;
+    }
+    f.a.add(rsp, FRAME)?;
+    for r in [r15, r14, r13, r12, rbp, rbx] {
+        f.a.pop(r)?;
+    }
+    f.a.vzeroupper()?;
+    f.a.ret()?;
+    f.finish()
+}
+
+/// Rows: operand, residual and result in rdi, rbx, r8 while a row runs; rax, r11, r10 keep its start.
+fn group(f: &mut Asm, n: &Nest, e: &Epilogue, panels: usize, masked: bool) -> Emitted<()> {
+    let frame = |slot: i32| qword_ptr(rsp + slot);
+    let with_residual = e.residual.is_some();
+    f.a.mov(rax, frame(X_BASE))?;
+    f.a.mov(r10, frame(Y_BASE))?;
+    if with_residual {
+        f.a.mov(r11, frame(R_BASE))?;
+    }
+    let mut images = f.a.create_label();
+    if n.images > 1 {
+        f.a.mov(rbp, n.images as u64)?;
+        f.a.mov(frame(IMAGES), rbp)?;
+        f.a.set_label(&mut images)?;
+        f.a.mov(frame(X_IMAGE), rax)?;
+        f.a.mov(frame(Y_IMAGE), r10)?;
+        f.a.mov(frame(R_IMAGE), r11)?;
+    }
+    let mut rows = f.a.create_label();
+    if n.rows > 1 {
+        f.a.mov(rbp, n.rows as u64)?;
+        f.a.mov(frame(ROWS), rbp)?;
+        f.a.set_label(&mut rows)?;
+    }
+    f.a.mov(rdi, rax)?;
+    f.a.mov(r8, r10)?;
+    if with_residual {
+        f.a.mov(rbx, r11)?;
+    }
+    let (len, count, tail) = cost::split(n.pixels, cost::most_pixels(panels));
+    let main = Tile { pixels: len, panels };
+    let mut tiles = f.a.create_label();
+    if count > 1 {
+        f.a.mov(r15, count as u64)?;
+        f.a.set_label(&mut tiles)?;
+    }
+    tile(f, n, e, main, masked)?;
+    if count > 1 || tail > 0 {
+        f.a.add(rdi, (len * n.pixel[X]) as i32)?;
+        f.a.add(r8, (len * n.pixel[Y]) as i32)?;
+        if with_residual {
+            f.a.add(rbx, (len * n.pixel[R]) as i32)?;
+        }
+    }
+    if count > 1 {
+        f.a.dec(r15)?;
+        f.a.jnz(tiles)?;
+    }
+    if tail > 0 {
+        tile(f, n, e, Tile { pixels: tail, panels }, masked)?;
+    }
+    if n.rows > 1 {
+        f.a.add(rax, n.row[X] as i32)?;
+        f.a.add(r10, n.row[Y] as i32)?;
+        if with_residual {
+            f.a.add(r11, n.row[R] as i32)?;
+        }
+        f.a.dec(frame(ROWS))?;
+        f.a.jnz(rows)?;
+    }
+    if n.images > 1 {
+        f.a.mov(rax, frame(X_IMAGE))?;
+        f.a.mov(r10, frame(Y_IMAGE))?;
+        f.a.mov(r11, frame(R_IMAGE))?;
+        f.a.add(rax, n.image[X] as i32)?;
+        f.a.add(r10, n.image[Y] as i32)?;
+        f.a.add(r11, n.image[R] as i32)?;
+        f.a.dec(frame(IMAGES))?;
+        f.a.jnz(images)?;
+    }
+    Ok(())
+}
+
+/// One register tile: r12 walks over the operand, r13 over the weights.
+fn tile(f: &mut Asm, n: &Nest, e: &Epilogue, t: Tile, masked: bool) -> Emitted<()> {
+    e.start(f, t, rdx)?;
+    let used = t.pixels * t.panels;
+    // A single pixel has too few accumulators to hide the latency of the dot product: even and odd blocks sum apart.
+    let apart = if t.pixels == 1 && 2 * used + 2 <= 30 && n.blocks > 1 { used } else { 0 };
+    for i in 0..apart {
+        let r = super::asm::zmm(used + i);
+        f.a.vpxord(r, r, r)?;
+    }
+    f.a.mov(r12, rdi)?;
+    f.a.mov(r13, rsi)?;
+    let mut segments = f.a.create_label();
+    if n.segments > 1 {
+        f.a.mov(rbp, n.segments as u64)?;
+        f.a.set_label(&mut segments)?;
+    }
+    let block = |f: &mut Asm, u: usize| blocks(f, n, t, u, if u % 2 == 1 { apart } else { 0 }, apart);
+    let mut walked = 0;
+    if n.blocks <= STRAIGHT {
+        for u in 0..n.blocks {
+            block(f, u)?;
+        }
+        if n.segments > 1 {
+            f.a.add(r13, 64 * n.blocks as i32)?;
+        }
+    } else {
+        let (passes, left) = (n.blocks / UNROLL, n.blocks % UNROLL);
+        f.a.mov(r14, passes as u64)?;
+        let mut top = f.a.create_label();
+        f.a.set_label(&mut top)?;
+        for u in 0..UNROLL {
+            block(f, u)?;
+        }
+        f.a.add(r12, 4 * UNROLL as i32)?;
+        f.a.add(r13, 64 * UNROLL as i32)?;
+        f.a.dec(r14)?;
+        f.a.jnz(top)?;
+        for u in 0..left {
+            block(f, u)?;
+        }
+        if n.segments > 1 && left > 0 {
+            f.a.add(r13, 64 * left as i32)?;
+        }
+        walked = 4 * UNROLL * passes;
+    }
+    if n.segments > 1 {
+        f.a.add(r12, n.segment as i32 - walked as i32)?;
+        f.a.dec(rbp)?;
+        f.a.jnz(segments)?;
+    }
+    for i in 0..apart {
+        let r = super::asm::zmm(i);
+        f.a.vpaddd(r, r, super::asm::zmm(used + i))?;
+    }
+    e.finish(f, t, &Pointers { out: r8, residual: rbx, scale: rcx, factors: r9 }, masked)
+}
+
+/// Four taps of every pixel and panel of the tile, `u` blocks ahead of the pointers.
+fn blocks(f: &mut Asm, n: &Nest, t: Tile, u: usize, acc: usize, apart: usize) -> Emitted<()> {
+    use super::asm::zmm;
+    let used = t.pixels * t.panels + apart;
+    let panel_bytes = n.segments * n.blocks * 64;
+    let weight = |j: usize| zmmword_ptr(r13 + (64 * u + j * panel_bytes));
+    if t.pixels == 1 {
+        f.a.vpbroadcastd(zmm(used + u % 2), dword_ptr(r12 + 4 * u))?;
+        for j in 0..t.panels {
+            f.a.vpdpbusd(zmm(acc + j), zmm(used + u % 2), weight(j))?;
+        }
+        return Ok(());
+    }
+    for j in 0..t.panels {
+        f.a.vmovdqu32(zmm(used + j), weight(j))?;
+    }
+    let operand = used + t.panels;
+    for m in 0..t.pixels {
+        f.a.vpbroadcastd(zmm(operand), dword_ptr(r12 + (4 * u + m * n.pixel[X])))?;
+        for j in 0..t.panels {
+            f.a.vpdpbusd(zmm(acc + m * t.panels + j), zmm(operand), zmm(used + j))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! Leaf kernels: whole layers in machine code for CPUs with AVX-512 VNNI, where 128-bit code leaves speed behind.
+//!
+//! A leaf function has the System V calling convention whatever the target, takes the addresses of the step's slots
+//! (reads, then writes) as pointers, and is position independent. It keeps exactly the contract of
+//! [`What`]: the same bytes as the interpreter. A step outside a family's
+//! contract yields `None` and keeps its Cranelift kernel.
+
+mod asm;
+mod conv;
+mod cost;
+mod epilogue;
+mod proof;
+
+use quernel_ir::{
+    Program,
+    program::{Base, Slot, Step, What},
+};
+
+/// Machine code of a step, and the name of its kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// Position-independent machine code; equal steps give equal bytes.
+    pub code: Vec<u8>,
+    /// Family and tile, such as `conv_u8s8_12x32__avx512vnni`.
+    pub kernel: String,
+}
+
+/// Alignment of leaf functions.
+pub const LEAF_ALIGN: u64 = 64;
+
+/// The AVX-512 VNNI leaf of a step, if a family covers it.
+pub fn avx512_vnni(program: &Program, step: &Step) -> Option<Leaf> {
+    match &step.what {
+        What::Conv { .. } => conv::leaf(program, step),
+        _ => None,
+    }
+}
+
+/// The constant bytes behind a slot.
+fn constant<'p>(program: &'p Program, slot: &Slot) -> Option<&'p [u8]> {
+    let Base::Blob(blob) = slot.base else { return None };
+    program.blobs.get(blob)?.bytes.get(slot.offset..slot.offset + slot.bytes)
+}

@@ -1,0 +1,150 @@
+//! Files: all of them appear, or none.
+
+use crate::{Compiled, Failure, Report};
+use quernel_ir::{Code, Diagnostic};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+use tempfile::NamedTempFile;
+
+/// A kind of file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Emit {
+    /// Relocatable object.
+    Object,
+    /// C header.
+    Header,
+    /// Disassembly.
+    Assembly,
+    /// Cranelift IR.
+    Clif,
+    /// The graph as text.
+    Qir,
+    /// The program as text.
+    Program,
+    /// JSON report.
+    Report,
+}
+
+impl Emit {
+    /// Every kind, with its name on the command line and its suffix.
+    pub const ALL: [(Self, &'static str, &'static str); 7] = [
+        (Self::Object, "obj", "o"),
+        (Self::Header, "header", "h"),
+        (Self::Assembly, "asm", "s"),
+        (Self::Clif, "clif", "clif"),
+        (Self::Qir, "qir", "qir"),
+        (Self::Program, "program", "program"),
+        (Self::Report, "report", "json"),
+    ];
+    /// What `compile` writes unless told otherwise.
+    pub const DEFAULT: [Self; 3] = [Self::Object, Self::Header, Self::Report];
+
+    fn suffix(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, ..)| *kind == self).map_or("", |(.., suffix)| suffix)
+    }
+}
+
+impl FromStr for Emit {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let known: Vec<&str> = Self::ALL.iter().map(|(_, name, _)| *name).collect();
+        Self::ALL.iter().find(|(_, name, _)| *name == s).map(|(kind, ..)| *kind).ok_or_else(|| format!("no output `{s}` (one of {})", known.join(", ")))
+    }
+}
+
+/// A file that was made in memory.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// What it is.
+    pub kind: Emit,
+    /// Where it belongs.
+    pub path: PathBuf,
+    /// Its contents.
+    pub bytes: Vec<u8>,
+}
+
+/// Where a file of `kind` goes when the main output is `out`: the object itself, the others beside it with the same stem.
+pub fn path(kind: Emit, out: &Path) -> PathBuf {
+    if kind == Emit::Object { out.to_path_buf() } else { out.with_extension(kind.suffix()) }
+}
+
+/// Makes the files in memory.
+pub fn make(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Artifact>, Option<Report>), Failure> {
+    let needs_object = kinds.iter().any(|k| matches!(k, Emit::Object | Emit::Header | Emit::Report));
+    let options = compiled.codegen_options();
+    let object = if needs_object { Some(quernel_codegen::object(compiled.program()?, &compiled.target, &options)?) } else { None };
+    let report = object.as_ref().map(|object| Report::new(compiled, object)).transpose()?;
+    let mut files = Vec::new();
+    for &kind in kinds {
+        let bytes = match (kind, &object, &report) {
+            (Emit::Object, Some(object), _) => object.bytes.clone(),
+            (Emit::Header, Some(object), _) => quernel_codegen::header(compiled.program()?, &compiled.target, &options, object).into_bytes(),
+            (Emit::Report, _, Some(report)) => {
+                let mut text = serde_json::to_string_pretty(report).map_err(|e| Diagnostic::bug(format!("the report does not serialise: {e}")))?;
+                text.push('\n');
+                text.into_bytes()
+            }
+            (Emit::Assembly, ..) => quernel_codegen::assembly(compiled.program()?, &compiled.target, &options)?.into_bytes(),
+            (Emit::Clif, ..) => quernel_codegen::clif(compiled.program()?, &compiled.target, &options)?.into_bytes(),
+            (Emit::Qir, ..) => compiled.graph.to_string().into_bytes(),
+            (Emit::Program, ..) => compiled.program()?.to_string().into_bytes(),
+            (Emit::Object | Emit::Header | Emit::Report, ..) => return Err(Diagnostic::bug("the object was not made").into()),
+        };
+        files.push(Artifact { kind, path: path(kind, out), bytes });
+    }
+    Ok((files, report))
+}
+
+/// Makes and writes the files. Nothing is left behind when one of them cannot be written.
+pub fn write(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Artifact>, Option<Report>), Failure> {
+    let (files, report) = make(compiled, out, kinds)?;
+    save(&files.iter().map(|f| (f.path.as_path(), f.bytes.as_slice())).collect::<Vec<_>>())?;
+    Ok((files, report))
+}
+
+/// Writes files through temporary ones beside them: first all contents, then all names. When a name cannot be given,
+/// those given before are taken back.
+pub fn save(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
+    let fail = |path: &Path, e: &dyn std::fmt::Display| Failure::from(Diagnostic::new(Code::OutputNotWritable, format!("cannot write the file: {e}")).in_file(path.display().to_string()));
+    let mut ready = Vec::new();
+    for (path, bytes) in files {
+        let folder = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        if path.is_dir() {
+            return Err(fail(path, &"it is a folder"));
+        }
+        let mut temporary = NamedTempFile::new_in(folder).map_err(|e| fail(path, &e.kind()))?;
+        temporary.write_all(bytes).and_then(|()| temporary.flush()).map_err(|e| fail(path, &e.kind()))?;
+        open_up(&temporary).map_err(|e| fail(path, &e.kind()))?;
+        ready.push((*path, temporary));
+    }
+    let mut done: Vec<&Path> = Vec::new();
+    for (path, temporary) in ready {
+        if let Err(e) = temporary.persist(path) {
+            for path in done {
+                // The first error is the one to report.
+                let _ = std::fs::remove_file(path);
+            }
+            return Err(fail(path, &e.error.kind()));
+        }
+        done.push(path);
+    }
+    Ok(())
+}
+
+/// Temporary files are private; outputs get the usual permissions.
+#[cfg(unix)]
+fn open_up(file: &NamedTempFile) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn open_up(_: &NamedTempFile) -> std::io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! The whole path: fold, calibrate, quantize, lower, generate.
+
+use crate::{Calibration, Failure, Model, Progress, calibrate};
+use quernel_codegen::{Level, Target};
+use quernel_ir::{Code, Diagnostic, Graph, Program, Stage, diag::Remark, verify};
+use quernel_lower::Layer;
+use quernel_passes::{Cx, Pipeline, QuantizeOptions, fold_pipeline, quantize_pipeline};
+use quernel_quant::{Bits, Calibrator, Ranges, Width};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What to make of a model.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    /// Machine the code runs on.
+    pub target: Target,
+    /// Forces a kernel level below what the target allows.
+    pub level: Option<Level>,
+    /// Where activation ranges come from.
+    pub calibration: Calibration,
+    /// How a range is chosen from a histogram.
+    pub calibrator: Calibrator,
+    /// Weight widths per layer.
+    pub bits: Bits,
+    /// Whether biases absorb the mean error of the weights.
+    pub bias_correct: bool,
+    /// Stop after this stage.
+    pub stop_after: Stage,
+    /// Passes whose result is kept as text.
+    pub print_after: Vec<String>,
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        Self {
+            target: Target::default(),
+            level: None,
+            calibration: Calibration::None,
+            calibrator: Calibrator::default(),
+            bits: Bits::default(),
+            bias_correct: true,
+            stop_after: Stage::Lowered,
+            print_after: Vec::new(),
+        }
+    }
+}
+
+/// How long a step took.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Name of the pass or stage.
+    pub name: String,
+    /// Wall time.
+    pub took: Duration,
+}
+
+/// A model compiled as far as was asked.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// Prefix of every symbol.
+    pub name: String,
+    /// The source file as the user named it.
+    pub file: String,
+    /// Machine the code runs on.
+    pub target: Target,
+    /// Forced kernel level.
+    pub level: Option<Level>,
+    /// Last stage reached.
+    pub stage: Stage,
+    /// The graph at `stage`, or at `Quantized` when it was lowered.
+    pub graph: Graph,
+    /// The program, once lowered.
+    pub program: Option<Program>,
+    /// What lowering says of each layer.
+    pub layers: Vec<Layer>,
+    /// Ranges the quantization used.
+    pub ranges: Option<Arc<Ranges>>,
+    /// Everything worth knowing that stopped nothing.
+    pub remarks: Vec<Remark>,
+    /// Time per pass and stage.
+    pub timings: Vec<Timing>,
+    /// Text after the passes of `print_after`: pass and graph.
+    pub prints: Vec<(String, String)>,
+}
+
+impl Compiler {
+    /// Compiles a model up to `stop_after`.
+    pub fn compile(&self, model: &Model, progress: &mut dyn FnMut(Progress)) -> Result<Compiled, Failure> {
+        let wants_integers = self.bits != Bits::uniform(Width::Float);
+        if wants_integers && matches!(self.calibration, Calibration::None) && self.stop_after > Stage::Folded {
+            return Err(Diagnostic::new(Code::NoSamples, "integer activations need ranges, and nothing was given to measure them on")
+                .in_file(&model.file)
+                .help("pass `--calibrate samples.npz`, `--calibrate random` to try the speed, or `--bits float`")
+                .into());
+        }
+        for pass in &self.print_after {
+            if !quernel_passes::PASSES.iter().any(|(name, _)| name == pass) {
+                return Err(unknown_pass(pass).into());
+            }
+        }
+        let mut out = Compiled {
+            name: model.name.clone(),
+            file: model.file.clone(),
+            target: self.target.clone(),
+            level: self.level,
+            stage: Stage::Imported,
+            graph: model.imported.graph.clone(),
+            program: None,
+            layers: Vec::new(),
+            ranges: None,
+            remarks: model.imported.remarks.clone(),
+            timings: Vec::new(),
+            prints: Vec::new(),
+        };
+        if self.stop_after == Stage::Imported {
+            return Ok(out);
+        }
+        self.run(&fold_pipeline(), Stage::Folded, &mut out)?;
+        if self.stop_after == Stage::Folded {
+            return Ok(out);
+        }
+        if wants_integers {
+            let start = Instant::now();
+            out.ranges = calibrate(model, &self.calibration, &mut out.remarks, progress)?;
+            out.timings.push(Timing { name: "calibrate".into(), took: start.elapsed() });
+        }
+        let options =
+            QuantizeOptions { ranges: out.ranges.clone(), calibrator: self.calibrator, bits: self.bits.clone(), bias_correct: self.bias_correct, ..QuantizeOptions::default() };
+        self.run(&quantize_pipeline(options), Stage::Quantized, &mut out)?;
+        if self.stop_after == Stage::Quantized {
+            return Ok(out);
+        }
+        let start = Instant::now();
+        let verified = verify(&out.graph, Stage::Quantized)
+            .map_err(|faults| Failure(faults.iter().map(|f| Diagnostic::new(Code::Internal, f.message.clone()).at(f.place.clone())).collect()))?;
+        let lowered = quernel_lower::lower(&verified, &quernel_lower::Options::default()).map_err(|all| Failure(all).in_file(&model.file))?;
+        out.program = Some(lowered.program);
+        out.layers = lowered.layers;
+        out.remarks.extend(lowered.remarks);
+        out.stage = Stage::Lowered;
+        out.timings.push(Timing { name: "lower".into(), took: start.elapsed() });
+        Ok(out)
+    }
+
+    fn run(&self, pipeline: &Pipeline, stage: Stage, out: &mut Compiled) -> Result<(), Failure> {
+        let mut cx = Cx::default();
+        let prints = &mut out.prints;
+        pipeline.run(&mut out.graph, &mut cx, &mut |pass, g| {
+            if self.print_after.iter().any(|p| p == pass) {
+                prints.push((pass.to_owned(), g.to_string()));
+            }
+        })?;
+        out.stage = stage;
+        out.remarks.append(&mut cx.remarks);
+        out.timings.extend(cx.timings.drain(..).map(|(name, took)| Timing { name: name.into(), took }));
+        Ok(())
+    }
+}
+
+impl Compiled {
+    /// The program; a compilation that stopped earlier has none.
+    pub fn program(&self) -> Result<&Program, Failure> {
+        self.program
+            .as_ref()
+            .ok_or_else(|| Diagnostic::new(Code::BadOption, format!("nothing was lowered: the compilation stopped at stage `{}`", self.stage)).into())
+    }
+    /// Options of the code generator.
+    pub fn codegen_options(&self) -> quernel_codegen::Options {
+        quernel_codegen::Options { name: self.name.clone(), level: self.level, ..quernel_codegen::Options::default() }
+    }
+    /// The program as code in this process.
+    pub fn jit(&self) -> Result<quernel_codegen::Jit, Failure> {
+        Ok(quernel_codegen::Jit::new(self.program()?, &self.codegen_options())?)
+    }
+}
+
+/// Runs named passes over a graph in text form: the `opt` command.
+pub fn opt(text: &str, passes: &[String], options: &QuantizeOptions) -> Result<(Graph, Vec<Remark>), Failure> {
+    let mut graph = quernel_ir::text::parse(text)?;
+    let mut cx = Cx::default();
+    for name in passes {
+        let pass = quernel_passes::by_name(name, options).ok_or_else(|| unknown_pass(name))?;
+        pass.run(&mut graph, &mut cx)?;
+    }
+    verify(&graph, Stage::Imported).map_err(|faults| Failure(faults.iter().map(|f| Diagnostic::new(Code::BadIr, f.message.clone()).at(f.place.clone())).collect()))?;
+    Ok((graph, cx.remarks))
+}
+
+fn unknown_pass(name: &str) -> Diagnostic {
+    let known: Vec<&str> = quernel_passes::PASSES.iter().map(|(name, _)| *name).collect();
+    Diagnostic::new(Code::BadOption, format!("no pass `{name}`")).help(format!("the passes are {}", known.join(", ")))
+}

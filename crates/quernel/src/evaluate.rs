@@ -1,0 +1,115 @@
+//! The float network and the compiled code side by side.
+
+use crate::{Compiled, Failure, Model, Progress};
+use quernel_codegen::Jit;
+use quernel_float::FloatModel;
+use quernel_ir::{Code, Diagnostic, Program, Tensor, TensorTy};
+use quernel_quant::{Samples, metrics};
+use serde::Serialize;
+
+/// Float against compiled on the same samples.
+#[derive(Clone, Debug, Serialize)]
+pub struct Evaluation {
+    /// Samples run.
+    pub samples: usize,
+    /// Share of labels the float network's largest output hits, in percent; without labels `None`.
+    pub float_top1: Option<f64>,
+    /// The same of the compiled code.
+    pub compiled_top1: Option<f64>,
+    /// Samples on which both have the same largest output, in percent.
+    pub agreement: f64,
+    /// Signal to noise of the first output over all samples, in dB.
+    pub sqnr_db: f64,
+    /// Largest absolute difference of the first output.
+    pub max_abs: f64,
+}
+
+impl Evaluation {
+    /// As one JSON object.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// Runs all samples through the float engine and through compiled code in this process.
+pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress: &mut dyn FnMut(Progress)) -> Result<Evaluation, Failure> {
+    let labels = samples.labels();
+    let mut jit = compiled.jit()?;
+    let float = FloatModel::load(&model.bytes, &model.dims).map_err(|d| d.in_file(&model.file))?;
+    let (mut signal, mut noise, mut max_abs) = (0f64, 0f64, 0f64);
+    let (mut float_hits, mut compiled_hits, mut agree) = (0usize, 0usize, 0usize);
+    for i in 0..samples.len() {
+        let inputs = samples.get(i)?;
+        let want = first_f32(&float.run(&inputs)?, &model.file)?;
+        let got = bytes_to_f32(&run_jit(&mut jit, &inputs)?[0]);
+        if want.len() != got.len() {
+            return Err(Diagnostic::bug(format!("the compiled output has {} elements, the float one {}", got.len(), want.len())).into());
+        }
+        for (w, g) in want.iter().zip(&got) {
+            let d = f64::from(*w) - f64::from(*g);
+            signal += f64::from(*w) * f64::from(*w);
+            noise += d * d;
+            max_abs = max_abs.max(d.abs());
+        }
+        let (w, g) = (metrics::argmax(&want), metrics::argmax(&got));
+        agree += usize::from(w == g);
+        if let Some(label) = labels.as_ref().map(|l| l[i]) {
+            float_hits += usize::from(i64::try_from(w) == Ok(label));
+            compiled_hits += usize::from(i64::try_from(g) == Ok(label));
+        }
+        progress(Progress { what: "evaluating", done: i + 1, of: samples.len() });
+    }
+    let percent = |n: usize| 100.0 * n as f64 / samples.len().max(1) as f64;
+    Ok(Evaluation {
+        samples: samples.len(),
+        float_top1: labels.as_ref().map(|_| percent(float_hits)),
+        compiled_top1: labels.as_ref().map(|_| percent(compiled_hits)),
+        agreement: percent(agree),
+        sqnr_db: 10.0 * (signal / noise.max(f64::MIN_POSITIVE)).log10(),
+        max_abs,
+    })
+}
+
+/// Runs samples through compiled code and the reference interpreter of the program and compares every output byte.
+/// Returns the number of samples compared; the first difference is an internal bug.
+pub fn check_against_interpreter(compiled: &Compiled, samples: &Samples, progress: &mut dyn FnMut(Progress)) -> Result<usize, Failure> {
+    let program = compiled.program()?;
+    let mut jit = compiled.jit()?;
+    for i in 0..samples.len() {
+        let inputs = samples.get(i)?;
+        let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
+        let want = quernel_interp::run_program(program, &bytes)?;
+        let got = jit.run(&bytes)?;
+        for (o, (w, g)) in want.iter().zip(&got).enumerate() {
+            if let Some(at) = w.iter().zip(g).position(|(a, b)| a != b) {
+                let name = &program.outputs[o].name;
+                return Err(Diagnostic::bug(format!("compiled code and interpreter differ at byte {at} of output {name:?}")).at(format!("sample {i}")).into());
+            }
+        }
+        progress(Progress { what: "comparing", done: i + 1, of: samples.len() });
+    }
+    Ok(samples.len())
+}
+
+fn run_jit(jit: &mut Jit, inputs: &[Tensor]) -> Result<Vec<Vec<u8>>, Failure> {
+    let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
+    Ok(jit.run(&bytes)?)
+}
+
+fn first_f32(outputs: &[Tensor], file: &str) -> Result<Vec<f32>, Failure> {
+    let first = outputs.first().and_then(Tensor::to_f32);
+    first.ok_or_else(|| Diagnostic::new(Code::UnsupportedType, "evaluation compares the first output, which has to be f32").in_file(file).into())
+}
+
+fn bytes_to_f32(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// Output tensors of a program from the bytes of one run.
+pub fn outputs(program: &Program, bytes: Vec<Vec<u8>>) -> Result<Vec<(String, Tensor)>, Failure> {
+    let tensor = |(port, bytes): (&quernel_ir::program::Port, Vec<u8>)| {
+        let ty: TensorTy = port.ty.clone();
+        Tensor::new(ty, bytes).map(|t| (port.name.clone(), t)).map_err(|e| Diagnostic::bug(e).into())
+    };
+    program.outputs.iter().zip(bytes).map(tensor).collect()
+}

@@ -1,0 +1,93 @@
+//! The JSON report.
+
+use crate::{Compiled, Failure};
+use quernel_codegen::Object;
+use quernel_ir::program::What;
+use serde::Serialize;
+
+/// What was made, for people and tools. The same compilation gives the same report: no times, no paths.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this format.
+    pub format: u32,
+    /// Prefix of every symbol.
+    pub name: String,
+    /// Target triple and CPU.
+    pub target: String,
+    /// Multiply-accumulates of one run.
+    pub macs: u64,
+    /// Bytes of machine code.
+    pub code_bytes: usize,
+    /// Bytes of constants.
+    pub constant_bytes: usize,
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+    /// The largest sum of values alive at once: no arena can be smaller.
+    pub arena_lower_bound: usize,
+    /// Bytes of stack one call needs.
+    pub stack_bytes: usize,
+    /// Inputs: name and type.
+    pub inputs: Vec<(String, String)>,
+    /// Outputs: name and type.
+    pub outputs: Vec<(String, String)>,
+    /// Layers in order of execution.
+    pub layers: Vec<LayerReport>,
+    /// Everything worth knowing that stopped nothing.
+    pub remarks: Vec<String>,
+}
+
+/// One layer.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerReport {
+    /// ONNX nodes it came from.
+    pub name: String,
+    /// Operator.
+    pub kind: String,
+    /// Kernel of its heaviest step.
+    pub kernel: String,
+    /// Whether it computes in integers.
+    pub integer: bool,
+    /// Multiply-accumulates of one run.
+    pub macs: u64,
+    /// Bytes of weights.
+    pub weight_bytes: usize,
+}
+
+impl Report {
+    /// The report of a compiled object.
+    pub fn new(compiled: &Compiled, object: &Object) -> Result<Self, Failure> {
+        let program = compiled.program()?;
+        let ports = |ports: &[quernel_ir::program::Port]| ports.iter().map(|p| (p.name.clone(), p.ty.to_string())).collect();
+        let layers = compiled
+            .layers
+            .iter()
+            .map(|layer| {
+                let steps = &program.steps[layer.steps.clone()];
+                let heaviest = steps.iter().max_by_key(|s| (s.what.macs(), !matches!(s.what, What::Move { .. } | What::Fill { .. })));
+                LayerReport {
+                    name: layer.name.clone(),
+                    kind: layer.kind.to_string(),
+                    kernel: heaviest.map(|s| s.how.clone()).unwrap_or_default(),
+                    integer: layer.integer,
+                    macs: layer.macs,
+                    weight_bytes: layer.weight_bytes,
+                }
+            })
+            .collect();
+        Ok(Self {
+            format: 1,
+            name: compiled.name.clone(),
+            target: compiled.target.to_string(),
+            macs: program.macs(),
+            code_bytes: object.code_bytes,
+            constant_bytes: object.rodata_bytes,
+            arena_bytes: program.arena_bytes,
+            arena_lower_bound: program.arena_lower_bound,
+            stack_bytes: object.stack_bytes,
+            inputs: ports(&program.inputs),
+            outputs: ports(&program.outputs),
+            layers,
+            remarks: compiled.remarks.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
