@@ -34,6 +34,7 @@ pub struct Asm {
     /// The assembler itself.
     pub a: CodeAssembler,
     pool: Vec<([u8; 64], CodeLabel)>,
+    rows: Vec<([u8; 64], CodeLabel)>,
 }
 
 impl Asm {
@@ -42,7 +43,7 @@ impl Asm {
         let mut a = CodeAssembler::new(64)?;
         // EVEX forms: the VEX form of vpdpbusd is another CPU feature (AVX-VNNI).
         a.set_prefer_vex(false);
-        Ok(Self { a, pool: Vec::new() })
+        Ok(Self { a, pool: Vec::new(), rows: Vec::new() })
     }
 
     /// A label of 64 bytes in the literal pool; equal literals share one.
@@ -79,9 +80,21 @@ impl Asm {
         self.literal(bytes)
     }
 
+    /// Adds a table of whole 64-byte rows to the pool, in order, and returns its address. Rows are not shared.
+    pub fn table(&mut self, bytes: &[u8]) -> CodeLabel {
+        let first = self.a.create_label();
+        for (i, row) in bytes.chunks(64).enumerate() {
+            let mut padded = [0; 64];
+            padded[..row.len()].copy_from_slice(row);
+            let label = if i == 0 { first } else { self.a.create_label() };
+            self.rows.push((padded, label));
+        }
+        first
+    }
+
     /// The function's bytes. They are position independent.
     pub fn finish(mut self) -> Emitted<Vec<u8>> {
-        for (bytes, mut label) in self.pool {
+        for (bytes, mut label) in self.rows.into_iter().chain(self.pool) {
             self.a.set_label(&mut label)?;
             self.a.db(&bytes)?;
         }

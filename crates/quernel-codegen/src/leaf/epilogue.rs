@@ -9,7 +9,7 @@ use iced_x86::code_asm::*;
 use quernel_ir::program::End;
 
 /// `2^23` as f32 bits: an integer `0 <= n < 2^23` added to it is the float `2^23 + n`.
-const MAGIC: u32 = 0x4B00_0000;
+pub const MAGIC: u32 = 0x4B00_0000;
 /// Register that holds the order of dwords after packing.
 const ORDER: usize = 31;
 /// Register for constants that live within one tile.
@@ -96,46 +96,78 @@ impl Epilogue {
         }
         match self.end {
             End::Float { lo, hi } => self.finish_float(f, tile, at, masked, lo, hi),
-            End::Requantize { zero, lo, hi, signed } => {
-                self.scale(f, tile, at, zero, hi)?;
+            End::Requantize { .. } => {
+                self.scale(f, tile, at)?;
                 let all: Vec<(usize, usize)> = (0..tile.pixels).flat_map(|m| (0..tile.panels).map(move |j| (m, j))).collect();
                 for group in all.chunks(4) {
+                    // The last group may be short: its last accumulator then stands in for the missing ones.
                     let reg = |i: usize| {
                         let (m, j) = group[i.min(group.len() - 1)];
-                        acc(m, j)
+                        m * tile.panels + j
                     };
-                    let packed = reg(0);
-                    // The last group may be short: its last accumulator then stands in for the missing ones. It is read
-                    // before it is overwritten.
-                    let second = zmm(free);
-                    f.a.vpackssdw(second, reg(2), reg(3))?;
-                    f.a.vpackssdw(packed, reg(0), reg(1))?;
-                    if zero != 0 {
-                        let words = f.splat16(zero as i16 as u16);
-                        f.a.vpaddsw(packed, packed, zmmword_ptr(words))?;
-                        f.a.vpaddsw(second, second, zmmword_ptr(words))?;
-                    }
-                    let (least, most) = if signed { (-128, 127) } else { (0, 255) };
-                    if signed { f.a.vpacksswb(packed, packed, second)? } else { f.a.vpackuswb(packed, packed, second)? }
-                    if lo > least {
-                        let bytes = f.splat8(lo as u8);
-                        if signed { f.a.vpmaxsb(packed, packed, zmmword_ptr(bytes))? } else { f.a.vpmaxub(packed, packed, zmmword_ptr(bytes))? }
-                    }
-                    if hi < most {
-                        let bytes = f.splat8(hi as u8);
-                        if signed { f.a.vpminsb(packed, packed, zmmword_ptr(bytes))? } else { f.a.vpminub(packed, packed, zmmword_ptr(bytes))? }
-                    }
+                    self.pack(f, [reg(0), reg(1), reg(2), reg(3)], free)?;
+                    let packed = zmm(reg(0));
                     f.a.vpermd(packed, zmm(ORDER), packed)?;
-                    let first = group[0].0 * tile.panels + group[0].1;
-                    self.store(f, group, first, free, tile, at, masked)?;
+                    self.store(f, group, reg(0), free, tile, at, masked)?;
                 }
                 Ok(())
             }
         }
     }
 
-    /// Sums to rounded integers, without the zero point.
-    fn scale(&self, f: &mut Asm, tile: Tile, at: &Pointers, zero: i32, hi: i32) -> Emitted<()> {
+    /// Saturates four registers of rounded integers to bytes in the first of them, zero point and bounds applied. Lane
+    /// by lane: four dwords of each, in order. `temporary` is free.
+    pub fn pack(&self, f: &mut Asm, r: [usize; 4], temporary: usize) -> Emitted<()> {
+        let End::Requantize { zero, lo, hi, signed } = self.end else { return Ok(()) };
+        let (packed, second) = (zmm(r[0]), zmm(temporary));
+        // The first register may stand in for others, so it is written last.
+        f.a.vpackssdw(second, zmm(r[2]), zmm(r[3]))?;
+        f.a.vpackssdw(packed, packed, zmm(r[1]))?;
+        if zero != 0 {
+            let words = f.splat16(zero as i16 as u16);
+            f.a.vpaddsw(packed, packed, zmmword_ptr(words))?;
+            f.a.vpaddsw(second, second, zmmword_ptr(words))?;
+        }
+        let (least, most) = if signed { (-128, 127) } else { (0, 255) };
+        if signed { f.a.vpacksswb(packed, packed, second)? } else { f.a.vpackuswb(packed, packed, second)? }
+        if lo > least {
+            let bytes = f.splat8(lo as u8);
+            if signed { f.a.vpmaxsb(packed, packed, zmmword_ptr(bytes))? } else { f.a.vpmaxub(packed, packed, zmmword_ptr(bytes))? }
+        }
+        if hi < most {
+            let bytes = f.splat8(hi as u8);
+            if signed { f.a.vpminsb(packed, packed, zmmword_ptr(bytes))? } else { f.a.vpminub(packed, packed, zmmword_ptr(bytes))? }
+        }
+        Ok(())
+    }
+
+    /// A register of sums to rounded integers, without the zero point. `shift` holds `-2^23 M` when [`Self::fused`].
+    pub fn round(&self, f: &mut Asm, r: AsmRegisterZmm, scale: AsmMemoryOperand, shift: AsmRegisterZmm) -> Emitted<()> {
+        if self.fused {
+            // One rounding of the exact (2^23 + acc) * M - 2^23 * M.
+            f.a.vfmadd132ps(r, shift, scale)?;
+        } else {
+            f.a.vcvtdq2ps(r, r)?;
+            f.a.vmulps(r, r, scale)?;
+            if let (true, End::Requantize { zero, hi, .. }) = (self.clamp_high, self.end) {
+                let bound = f.splat32(((hi - zero) as f32).to_bits());
+                f.a.vminps(r, r, zmmword_ptr(bound))?;
+            }
+        }
+        f.a.vcvtps2dq(r, r)
+    }
+
+    /// Whether sums start at [`MAGIC`] and end in one fused multiply-add.
+    pub fn fused(&self) -> bool {
+        self.fused
+    }
+
+    /// Whether the output is bytes.
+    pub fn bytes(&self) -> bool {
+        matches!(self.end, End::Requantize { .. })
+    }
+
+    fn scale(&self, f: &mut Asm, tile: Tile, at: &Pointers) -> Emitted<()> {
         let free = tile.pixels * tile.panels;
         if self.fused {
             let magic = f.splat32((-(2f32.powi(23))).to_bits());
@@ -146,19 +178,7 @@ impl Epilogue {
         }
         for m in 0..tile.pixels {
             for j in 0..tile.panels {
-                let (r, scale) = (zmm(m * tile.panels + j), zmmword_ptr(at.scale + 64 * j));
-                if self.fused {
-                    // One rounding of the exact (2^23 + acc) * M - 2^23 * M.
-                    f.a.vfmadd132ps(r, zmm(free + j), scale)?;
-                } else {
-                    f.a.vcvtdq2ps(r, r)?;
-                    f.a.vmulps(r, r, scale)?;
-                    if self.clamp_high {
-                        let bound = f.splat32(((hi - zero) as f32).to_bits());
-                        f.a.vminps(r, r, zmmword_ptr(bound))?;
-                    }
-                }
-                f.a.vcvtps2dq(r, r)?;
+                self.round(f, zmm(m * tile.panels + j), zmmword_ptr(at.scale + 64 * j), zmm(free + j))?;
             }
         }
         Ok(())

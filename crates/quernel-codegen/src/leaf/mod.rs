@@ -8,12 +8,13 @@
 mod asm;
 mod conv;
 mod cost;
+mod depthwise;
 mod epilogue;
 mod proof;
 
 use quernel_ir::{
     Program,
-    program::{Base, Slot, Step, What},
+    program::{Base, Slot, Step, WeightLayout, What},
 };
 
 /// Machine code of a step, and the name of its kernel.
@@ -28,9 +29,10 @@ pub struct Leaf {
 /// Alignment of leaf functions.
 pub const LEAF_ALIGN: u64 = 64;
 
-/// The AVX-512 VNNI leaf of a step, if a family covers it.
-pub fn avx512_vnni(program: &Program, step: &Step) -> Option<Leaf> {
+/// The AVX-512 VNNI leaf of a step, if a family covers it. `vbmi` says that the CPU permutes bytes across lanes.
+pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     match &step.what {
+        What::Conv { conv, .. } if conv.layout == WeightLayout::Depthwise => vbmi.then(|| depthwise::leaf(program, step)).flatten(),
         What::Conv { .. } => conv::leaf(program, step),
         _ => None,
     }
