@@ -91,7 +91,8 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
             if !(1..=3).contains(&rank) || x.len() != rank + 2 {
                 return Err(format!("a {rank}-D pooling window over {}", show(x)));
             }
-            if let Some(d) = window.dims.iter().find(|d| d.before >= d.span() || d.after >= d.span() + d.stride) {
+            sound(window)?;
+            if let Some(d) = window.dims.iter().find(|d| d.before >= d.span() || d.after >= d.span().saturating_add(d.stride)) {
                 return Err(format!("padding {}, {} leaves windows of {} without an element", d.before, d.after, d.span()));
             }
             let mut out = x[..2].to_vec();
@@ -182,15 +183,23 @@ fn bias_and_residual(args: &[&TensorTy], bias: usize, channels: usize, out: &[us
     }
 }
 
-fn spatial(window: &Window, extents: &[usize]) -> Result<Vec<usize>, String> {
-    let mut out = Vec::with_capacity(extents.len());
-    for (d, &extent) in window.dims.iter().zip(extents) {
+/// Whether the span of the window can be computed.
+fn sound(window: &Window) -> Result<(), String> {
+    for d in &window.dims {
         if d.kernel == 0 || d.stride == 0 || d.dilation == 0 {
             return Err("kernel, stride and dilation are at least 1".into());
         }
         if d.kernel.checked_mul(d.dilation).is_none() {
             return Err("window overflows".into());
         }
+    }
+    Ok(())
+}
+
+fn spatial(window: &Window, extents: &[usize]) -> Result<Vec<usize>, String> {
+    sound(window)?;
+    let mut out = Vec::with_capacity(extents.len());
+    for (d, &extent) in window.dims.iter().zip(extents) {
         out.push(d.outputs(extent).ok_or_else(|| format!("a window spanning {} does not fit extent {extent} padded by {}, {}", d.span(), d.before, d.after))?);
     }
     Ok(out)

@@ -2,7 +2,7 @@
 //!
 //! * Every live node reads inputs, constants or results of earlier live nodes; each value is defined once.
 //! * The result type of every node has the dimensions [`crate::infer`] computes.
-//! * Element types fit the operator ([`elements`] below is the table).
+//! * Element types fit the operator ([`elements`] is the table).
 //! * Outputs are defined.
 //! * From `Folded` on: no `batch_norm` whose operand a convolution or product could absorb remains a separate
 //!   node with constant operands only; nothing else is lost here, so the check is on types alone.
@@ -127,8 +127,8 @@ fn folded(g: &Graph, data: &NodeData) -> Result<(), String> {
     if all_const { Err("has only constant operands after folding".into()) } else { Ok(()) }
 }
 
-/// Which element types an operator takes and gives.
-fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), String> {
+/// Which element types an operator takes and gives; `Err` names those that do not fit.
+pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), String> {
     let all_f32 = || args.iter().all(|a| a.elem.is_f32()) && result.elem.is_f32();
     let per_tensor = |t: &TensorTy| t.elem.quant().is_some_and(|q| q.tensor_params().is_some());
     let bad = || {
