@@ -1,0 +1,110 @@
+//! Objects inside C programs: symbols, sections, linking, guard pages, rounding modes, headers.
+#![cfg(target_os = "linux")]
+
+use object::{Object, ObjectSection, ObjectSymbol};
+use quernel::{Calibration, Compiled, Compiler, Emit, Model, ModelOptions, artifacts, codegen::Level, ir::Tensor, quant::Samples};
+use quernel_tests::{cc, fixture, root, succeed};
+use std::{path::Path, process::Command};
+
+fn digits(name: &str, level: Option<Level>) -> (Model, Compiled) {
+    let model = Model::read(&fixture("digits.onnx"), &ModelOptions { name: Some(name.into()), ..ModelOptions::default() }).expect("digits imports");
+    let compiler = Compiler { calibration: Calibration::samples(fixture("digits_calib.npz")), level, ..Compiler::default() };
+    let compiled = compiler.compile(&model, &mut |_| ()).expect("digits compiles");
+    (model, compiled)
+}
+
+fn write(compiled: &Compiled, folder: &Path, stem: &str) {
+    artifacts::write(compiled, &folder.join(format!("{stem}.o")), &[Emit::Object, Emit::Header]).expect("artifacts are written");
+}
+
+fn float_bytes(t: &Tensor) -> &[u8] {
+    t.bytes()
+}
+
+#[test]
+fn guard_pages_and_rounding_modes_at_every_level() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for level in Level::host() {
+        let (model, compiled) = digits("run", Some(level));
+        write(&compiled, folder.path(), "run");
+        let samples = Samples::open(&fixture("digits_test.npz"), &model.inputs()).expect("test samples");
+        let input = samples.get(3).expect("a sample");
+        let bin = folder.path().join("input.bin");
+        std::fs::write(&bin, float_bytes(&input[0])).expect("written");
+        let program = folder.path().join("guarded");
+        succeed(
+            cc("gnu11")
+                .arg(format!("-DHEADER=\"{}\"", folder.path().join("run.h").display()))
+                .arg(root().join("tests/c/guarded.c"))
+                .arg(folder.path().join("run.o"))
+                .args(["-lm", "-o"])
+                .arg(&program),
+        );
+        let out = succeed(Command::new(&program).arg(&bin)).stdout;
+        let want = quernel::interp::run_program(compiled.program().expect("lowered"), &[input[0].bytes()]).expect("interprets");
+        assert_eq!(out, want[0], "level {}", level.name());
+    }
+}
+
+#[test]
+fn the_object_needs_nothing_and_keeps_no_state() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, compiled) = digits("digits", None);
+    write(&compiled, folder.path(), "digits");
+    let bytes = std::fs::read(folder.path().join("digits.o")).expect("an object");
+    let file = object::File::parse(&*bytes).expect("an ELF object");
+    let undefined: Vec<_> = file.symbols().filter(|s| s.is_undefined() && !s.name().unwrap_or("").is_empty()).map(|s| s.name().unwrap_or("").to_owned()).collect();
+    assert!(undefined.is_empty(), "undefined symbols: {undefined:?}");
+    for section in file.sections() {
+        let name = section.name().expect("a name");
+        let state = name.starts_with(".data") || name.starts_with(".bss");
+        assert!(!(state && section.size() > 0), "section {name} holds {} bytes", section.size());
+    }
+    for symbol in file.symbols().filter(|s| s.is_global() && s.is_definition()) {
+        let name = symbol.name().expect("a name");
+        assert!(name.starts_with("digits_"), "{name} is not prefixed by the model's name");
+    }
+}
+
+#[test]
+fn links_into_static_pie_and_shared_programs_and_beside_other_models() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["one", "two", "three"] {
+        write(&digits(name, None).1, folder.path(), name);
+    }
+    let object = |name: &str| folder.path().join(format!("{name}.o"));
+    for flags in [&["-static"][..], &["-pie", "-fPIE"], &["-no-pie"]] {
+        let program = folder.path().join("three");
+        succeed(
+            cc("c11").args(flags).arg("-I").arg(folder.path()).arg(root().join("tests/c/three.c")).args([object("one"), object("two"), object("three")]).arg("-o").arg(&program),
+        );
+        succeed(&mut Command::new(&program));
+    }
+    let shared = folder.path().join("libone.so");
+    succeed(cc("c11").args(["-shared", "-Wl,-z,text", "-Wl,--no-undefined"]).arg(object("one")).arg("-o").arg(&shared));
+}
+
+#[test]
+fn headers_compile_as_c99_and_cpp17() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&digits("digits", None).1, folder.path(), "digits");
+    for (standard, suffix) in [("c99", "c"), ("c11", "c"), ("c++17", "cpp")] {
+        let source = folder.path().join(format!("use.{suffix}"));
+        std::fs::write(&source, "#include \"digits.h\"\n#include \"digits.h\"\nint sizes[DIGITS_OUTPUT_SIZE];\n").expect("written");
+        succeed(cc(standard).arg("-c").arg(&source).arg("-o").arg(folder.path().join("use.o")));
+    }
+}
+
+#[test]
+fn two_compilations_give_identical_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let read = |suffix: &str| std::fs::read(folder.path().join("digits").with_extension(suffix)).expect("an artifact");
+    let mut seen: Option<Vec<Vec<u8>>> = None;
+    for _ in 0..2 {
+        let (_, compiled) = digits("digits", None);
+        artifacts::write(&compiled, &folder.path().join("digits.o"), &Emit::DEFAULT).expect("artifacts");
+        let now = vec![read("o"), read("h"), read("json")];
+        assert!(seen.as_ref().is_none_or(|before| *before == now), "artifacts differ between two runs");
+        seen = Some(now);
+    }
+}

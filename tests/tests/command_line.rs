@@ -1,0 +1,157 @@
+//! The binary as a user meets it: what it prints, what it refuses, what it leaves behind.
+
+use quernel_tests::{fixture, root};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+fn quernel(arguments: &[&str]) -> Output {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    Command::new(cargo).args(["run", "-q", "--release", "--offline", "--"]).args(arguments).current_dir(root()).output().expect("cargo runs the binary")
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn stderr(o: &Output) -> String {
+    String::from_utf8_lossy(&o.stderr).into_owned()
+}
+
+/// Fails with exit status 1 and every expected piece of text, and leaves the folder empty.
+fn refuses(arguments: &[&str], folder: &Path, expected: &[&str]) {
+    let out = quernel(arguments);
+    let message = stderr(&out);
+    assert_eq!(out.status.code(), Some(1), "{arguments:?}: {message}");
+    for piece in expected {
+        assert!(message.contains(piece), "{arguments:?}: no {piece:?} in\n{message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+    let left: Vec<_> = std::fs::read_dir(folder).expect("readable").map(|e| e.expect("entry").file_name()).collect();
+    assert!(left.is_empty(), "{arguments:?} left {left:?}");
+}
+
+#[test]
+fn the_first_command_of_the_readme() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let object = folder.path().join("digits.o");
+    let out = quernel(&["compile", "fixtures/digits.onnx", "--calibrate", "fixtures/digits_calib.npz", "-o", &text(&object)]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+    for piece in ["digits.o", "digits.h", "digits.json", "MACs", "arena"] {
+        assert!(shown.contains(piece), "no {piece} in\n{shown}");
+    }
+    for suffix in ["o", "h", "json"] {
+        assert!(object.with_extension(suffix).exists(), "no .{suffix}");
+    }
+    // A model alone means compile.
+    let again = folder.path().join("again.o");
+    assert!(quernel(&["fixtures/digits.onnx", "--calibrate", "fixtures/digits_calib.npz", "-o", &text(&again)]).status.success());
+}
+
+#[test]
+fn bad_models_are_refused_with_a_located_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let object = text(&folder.path().join("m.o"));
+    for (file, code, piece) in [
+        ("truncated", "QN0001", "truncated.onnx"),
+        ("not_onnx", "QN0001", "not_onnx.onnx"),
+        ("empty", "QN0001", "empty.onnx"),
+        ("unknown_operator", "QN0002", "FusedSparkle"),
+        ("unknown_operator", "QN0002", "Wobble"),
+        ("missing_initializer", "QN0003", "conv.weight"),
+        ("cycle", "QN0004", "/loop/Add"),
+        ("shape_mismatch", "QN0005", "/fc/Gemm"),
+        ("bad_tensor", "QN0007", "bad_tensor.onnx"),
+        ("duplicate_name", "QN0009", "duplicate_name.onnx"),
+    ] {
+        let model = text(&fixture("bad").join(file).with_extension("onnx"));
+        refuses(&["compile", &model, "--bits", "float", "-o", &object], folder.path(), &[code, piece, "-->"]);
+    }
+    refuses(&["compile", "no/such/model.onnx", "-o", &object], folder.path(), &["QN0033", "no/such/model.onnx"]);
+    refuses(&["compile", "fixtures", "-o", &object], folder.path(), &["QN0033", "regular file"]);
+}
+
+#[test]
+fn bad_samples_are_refused_with_a_located_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let object = text(&folder.path().join("m.o"));
+    for (file, code, piece) in [
+        ("wrong_name", "QN0021", "image"),
+        ("wrong_shape", "QN0022", "image"),
+        ("nan", "QN0023", "sample 2"),
+        ("truncated", "QN0020", "truncated.npz"),
+        ("no_samples", "QN0024", "no_samples.npz"),
+    ] {
+        let samples = text(&fixture("bad").join(file).with_extension("npz"));
+        refuses(&["compile", "fixtures/digits.onnx", "--calibrate", &samples, "-o", &object], folder.path(), &[code, piece, "-->"]);
+    }
+    refuses(&["compile", "fixtures/digits.onnx", "-o", &object], folder.path(), &["QN0024", "--calibrate"]);
+}
+
+#[test]
+fn bad_options_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let object = text(&folder.path().join("m.o"));
+    let compile = ["compile", "fixtures/digits.onnx", "--bits", "float"];
+    let with = |more: &[&'static str]| -> Vec<&str> { compile.iter().copied().chain(more.iter().copied()).chain(["-o", object.as_str()]).collect() };
+    refuses(&with(&["--target", "pdp11-unknown-none"]), folder.path(), &["QN0031", "pdp11"]);
+    refuses(&with(&["--target-cpu", "z80"]), folder.path(), &["QN0031", "z80"]);
+    refuses(&with(&["--name", "int main"]), folder.path(), &["QN0032", "int main"]);
+    refuses(&with(&["--print-after", "no-such-pass"]), folder.path(), &["QN0032", "no-such-pass"]);
+    let nowhere = text(&folder.path().join("no/such/folder/m.o"));
+    refuses(&[&compile[..], &["-o", &nowhere]].concat(), folder.path(), &["QN0030", "no/such/folder"]);
+    assert_eq!(quernel(&["compile"]).status.code(), Some(2));
+    assert_eq!(quernel(&["compile", "m.onnx", "--no-such-option"]).status.code(), Some(2));
+}
+
+#[test]
+fn errors_as_json() {
+    let out = quernel(&["--error-format", "json", "compile", "fixtures/bad/unknown_operator.onnx", "--bits", "float"]);
+    let message = stderr(&out);
+    assert_eq!(out.status.code(), Some(1));
+    let lines: Vec<serde_json::Value> = message.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
+    assert!(lines.len() >= 2, "one line per diagnostic: {message}");
+    assert!(lines.iter().all(|l| l["code"].as_str().is_some_and(|c| c.starts_with("QN")) && l["message"].is_string()));
+}
+
+#[test]
+fn explain_inspect_targets_and_opt_print() {
+    for (arguments, piece) in [
+        (&["explain", "QN0008"][..], "--dim"),
+        (&["explain", "8"], "--dim"),
+        (&["explain"], "QN0001"),
+        (&["targets"], "x86_64-unknown-linux-gnu"),
+        (&["inspect", "fixtures/digits.onnx"], "conv"),
+        (&["opt", "--list", "-"], "fold-batch-norm"),
+        (&["compile", "fixtures/digits.onnx", "--stop-after", "folded"], "graph digits"),
+    ] {
+        let out = quernel(arguments);
+        let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success() && shown.contains(piece), "{arguments:?}: no {piece} in\n{shown}{}", stderr(&out));
+    }
+    assert_eq!(quernel(&["explain", "QN9999"]).status.code(), Some(1));
+}
+
+#[test]
+fn calibration_is_a_file_that_adds_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| text(&folder.path().join(name));
+    let calibrate = |arguments: &[&str]| {
+        let out = quernel(&[&["calibrate", "fixtures/digits.onnx"], arguments].concat());
+        assert!(out.status.success(), "{}", stderr(&out));
+    };
+    calibrate(&["fixtures/digits_calib.npz", "-o", &path("all.json")]);
+    for i in 0..3 {
+        calibrate(&["fixtures/digits_calib.npz", "--shard", &format!("{i}/3"), "-o", &path(&format!("{i}.json"))]);
+    }
+    calibrate(&["--merge", &path("2.json"), &path("0.json"), &path("1.json"), "-o", &path("merged.json")]);
+    let read = |name: &str| std::fs::read(folder.path().join(name)).expect("a ranges file");
+    assert!(read("all.json") == read("merged.json"), "parts add up to the whole, in any order");
+    // Another model's ranges are refused.
+    let object = path("m.o");
+    let out = quernel(&["compile", "fixtures/features/conv_relu.onnx", "--calibrate", &path("all.json"), "-o", &object]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(stderr(&out).contains("QN0025"), "{}", stderr(&out));
+}

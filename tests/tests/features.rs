@@ -1,0 +1,90 @@
+//! Every model of `fixtures/features`, float and int8, at every kernel level of this machine.
+//!
+//! * float: the outputs agree with the expected ones of the ONNX reference (1e-4 relative to the largest);
+//! * float and int8: compiled code equals the interpreter of the program, which equals the interpreter of the graph;
+//! * int8: the outputs carry the expected signal.
+
+use quernel::{
+    Calibration, Compiled, Compiler, Model, ModelOptions,
+    codegen::{Jit, Level, Options},
+    interp,
+    ir::Tensor,
+    quant::{Bits, SampleOptions, Samples, Width, expected_outputs},
+};
+use std::path::Path;
+
+/// Noise an 8-bit network of one or two layers may add. Ill-conditioned single-feature models stay above it by far.
+const LEAST_SQNR_DB: f64 = 20.0;
+
+fn model(path: &Path) -> Model {
+    Model::read(path, &ModelOptions::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn samples(path: &Path, model: &Model) -> Samples {
+    Samples::open_with(&path.with_extension("npz"), &model.inputs(), &SampleOptions::default()).unwrap_or_else(|e| panic!("{e:?}"))
+}
+
+/// Compiled code at every level equals the program's interpreter, which equals the graph's. Returns the outputs.
+fn agree(compiled: &Compiled, inputs: &[Tensor]) -> Vec<Tensor> {
+    let program = compiled.program().expect("lowered");
+    let faults = interp::verify_program(program);
+    assert!(faults.is_ok(), "{faults:?}");
+    let graph = interp::run_graph(&compiled.graph, inputs).unwrap_or_else(|e| panic!("{e}"));
+    let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
+    let want = interp::run_program(program, &bytes).unwrap_or_else(|e| panic!("{e}"));
+    for (g, w) in graph.iter().zip(&want) {
+        assert_eq!(g.bytes(), w, "graph and program differ");
+    }
+    for level in Level::host() {
+        let mut jit = Jit::new(program, &Options { level: Some(level), ..compiled.codegen_options() }).unwrap_or_else(|e| panic!("{e}"));
+        let got = jit.run(&bytes).unwrap_or_else(|e| panic!("{e}"));
+        assert!(got == want, "level {} differs from the interpreter", level.name());
+    }
+    graph
+}
+
+fn float(path: &Path) -> datatest_stable::Result<()> {
+    let model = model(path);
+    let samples = samples(path, &model);
+    let compiled = Compiler { bits: Bits::uniform(Width::Float), ..Compiler::default() }.compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+    for i in 0..samples.len() {
+        let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
+        for ((name, _), tensor) in model.imported.graph.outputs.iter().zip(got) {
+            let want = expected_outputs(&path.with_extension("npz"), name).expect("the output is in the file");
+            let got = tensor.to_f32().expect("an f32 output");
+            let want = &want[i * got.len()..(i + 1) * got.len()];
+            let largest = want.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+            for (a, b) in got.iter().zip(want) {
+                assert!((a - b).abs() <= 1e-4 * largest, "sample {i}, output {name}: {a} instead of {b}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn int8(path: &Path) -> datatest_stable::Result<()> {
+    let model = model(path);
+    let samples = samples(path, &model);
+    let calibration = Calibration::Samples(path.with_extension("npz"), SampleOptions::default());
+    let compiled = Compiler { calibration, ..Compiler::default() }.compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+    let (mut signal, mut noise) = (0f64, 0f64);
+    for i in 0..samples.len() {
+        let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
+        for ((name, _), tensor) in model.imported.graph.outputs.iter().zip(got) {
+            let want = expected_outputs(&path.with_extension("npz"), name).expect("the output is in the file");
+            let got = tensor.to_f32().expect("an f32 output");
+            for (a, b) in got.iter().zip(&want[i * got.len()..]) {
+                signal += f64::from(*b) * f64::from(*b);
+                noise += (f64::from(*a) - f64::from(*b)).powi(2);
+            }
+        }
+    }
+    let sqnr = 10.0 * (signal / noise.max(1e-30)).log10();
+    assert!(sqnr >= LEAST_SQNR_DB, "output SQNR {sqnr:.1} dB");
+    Ok(())
+}
+
+datatest_stable::harness! {
+    { test = float, root = "../fixtures/features", pattern = r"\.onnx$" },
+    { test = int8, root = "../fixtures/features", pattern = r"\.onnx$" },
+}
