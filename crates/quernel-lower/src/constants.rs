@@ -1,0 +1,227 @@
+//! Constants of convolutions and products: packed weights, folded biases, multipliers, residual factors.
+
+use crate::{
+    build::{Build, Span},
+    proof::Sums,
+};
+use quernel_ir::{
+    Act, Code, Diagnostic, Graph, Multiplier, NodeData, Op, Quant, Tensor, Value, exact,
+    program::{End, PANEL, WeightDims, WeightLayout},
+};
+
+/// Operands and attributes that convolutions and products share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product {
+    pub x: Value,
+    pub w: Value,
+    pub bias: Option<Value>,
+    pub residual: Option<Value>,
+    pub y: Value,
+    pub act: Act,
+    pub multiplier: Multiplier,
+}
+
+impl Product {
+    pub fn of(data: &NodeData) -> Option<Self> {
+        let (act, residual, multiplier) = match data.op {
+            Op::Conv { act, residual, multiplier, .. } | Op::Dense { act, residual, multiplier } => (act, residual, multiplier),
+            _ => return None,
+        };
+        let args = &data.args;
+        let last = residual.then(|| args[args.len() - 1]);
+        let bias = (args.len() > 2 + usize::from(residual)).then(|| args[2]);
+        Some(Self { x: args[0], w: args[1], bias, residual: last, y: data.result(), act, multiplier })
+    }
+}
+
+/// Constant operands of an integer step and how its sums end.
+pub(crate) struct IntegerParts {
+    pub weights: Span,
+    pub bias: Span,
+    pub scale: Span,
+    pub factors: Option<Span>,
+    pub end: End,
+}
+
+/// Geometry the constants are made for.
+pub(crate) struct Packing<'p> {
+    pub dims: WeightDims,
+    pub layout: WeightLayout,
+    /// Index of a weight in the constant tensor.
+    pub at: &'p dyn Fn(usize, usize, usize, usize) -> usize,
+    /// Whether some taps read padding, that is the zero point.
+    pub padded: bool,
+}
+
+fn le<const N: usize>(values: impl IntoIterator<Item = [u8; N]>) -> Vec<u8> {
+    values.into_iter().flatten().collect()
+}
+
+impl<'a> Build<'a> {
+    fn constant_of(&self, v: Value, what: &str) -> Result<&'a Tensor, Diagnostic> {
+        let g: &'a Graph = self.g;
+        g.tensor(v).ok_or_else(|| {
+            self.fault(Code::UnsupportedForm, format!("{what} are computed at run time")).help("weights and biases must be constants")
+        })
+    }
+
+    fn constant_name(&self, v: Value) -> String {
+        match self.g.values[v].def {
+            quernel_ir::Def::Const(c) => self.g.consts[c].name.clone(),
+            _ => String::new(),
+        }
+    }
+
+    /// Packs f32 weights and bias: reads 1 and 2 of a float step.
+    pub fn float_parts(&mut self, p: &Product, pack: &Packing<'_>) -> Result<(Span, Span), Diagnostic> {
+        let missing = || Diagnostic::bug("a float layer with integer weights");
+        let weights = self.constant_of(p.w, "the weights")?.to_f32().ok_or_else(missing)?;
+        let bias = match p.bias {
+            Some(b) => self.constant_of(b, "the biases")?.to_f32().ok_or_else(missing)?,
+            None => vec![0.0; pack.dims.o],
+        };
+        let d = pack.dims;
+        let mut packed = vec![0f32; pack.layout.len(d)];
+        for_each_tap(d, |o, ky, kx, i| packed[pack.layout.index(d, o, ky, kx, i)] = weights[(pack.at)(o, ky, kx, i)]);
+        self.weight_bytes += weights.len() * 4;
+        let name = self.constant_name(p.w);
+        let padding = bias.len().next_multiple_of(PANEL) - bias.len();
+        let w = self.blob(&format!("{name}.packed"), le(packed.into_iter().map(f32::to_le_bytes)));
+        let b = self.blob(&format!("{name}.bias"), le(bias.into_iter().chain(vec![0.0; padding]).map(f32::to_le_bytes)));
+        Ok((w, b))
+    }
+
+    /// Packs integer weights, folds zero points, forms multipliers and proves that every sum fits.
+    pub fn integer_parts(&mut self, p: &Product, pack: &Packing<'_>) -> Result<IntegerParts, Diagnostic> {
+        let g = self.g;
+        let d = pack.dims;
+        let x = self.byte_quant(&g.ty(p.x).elem)?;
+        let wq = g.ty(p.w).elem.quant().ok_or_else(|| self.fault(Code::Internal, "an integer layer with float weights"))?;
+        let tensor = self.constant_of(p.w, "the weights")?;
+        let codes = self.code_values(wq)?;
+        let biases: Vec<i64> = match p.bias {
+            Some(b) => self.constant_of(b, "the biases")?.to_ints().ok_or_else(|| self.fault(Code::Internal, "a float bias"))?,
+            None => vec![0; d.o],
+        };
+        // A residual that is still float joins after the sum; see the caller.
+        let residual = match p.residual {
+            Some(r) if g.ty(r).elem.quant().is_some() => Some(self.byte_quant(&g.ty(r).elem)?),
+            _ => None,
+        };
+        let range = if pack.padded { (x.lo.min(x.zero), x.hi.max(x.zero)) } else { (x.lo, x.hi) };
+
+        let mut packed = vec![0u8; pack.layout.len(d)];
+        let mut bias = vec![0i32; d.o.next_multiple_of(PANEL)];
+        let mut factors = vec![0i16; d.o.next_multiple_of(PANEL)];
+        let mut positive = vec![0i64; d.o];
+        let mut negative = vec![0i64; d.o];
+        let mut outside = false;
+        let bytes = tensor.bytes();
+        for_each_tap(d, |o, ky, kx, i| match codes[usize::from(bytes[(pack.at)(o, ky, kx, i)])] {
+            Some(w) => {
+                packed[pack.layout.index(d, o, ky, kx, i)] = w as u8;
+                if w > 0 { positive[o] += i64::from(w) } else { negative[o] += i64::from(w) }
+            }
+            None => outside = true,
+        });
+        if outside {
+            return Err(self
+                .fault(Code::UnsupportedForm, "weights minus their zero point do not fit 8 signed bits")
+                .help("quantize weights symmetrically, or unsigned around 128"));
+        }
+        let mut largest = 0;
+        for o in 0..d.o {
+            let mut folded = biases[o] - i64::from(x.zero) * (positive[o] + negative[o]);
+            let mut sums = Sums::new(0).weights(positive[o], negative[o], range);
+            if let Some(r) = residual {
+                let factor = exact::residual_factor(r.scale, x.scale, wq.scale_at(o)).ok_or_else(|| {
+                    self.fault(
+                        Code::UnsupportedForm,
+                        format!("the residual's scale relative to output channel {o} is not a 15-bit integer"),
+                    )
+                    .help("keep the addition separate")
+                })?;
+                factors[o] = factor as i16;
+                folded -= i64::from(r.zero) * i64::from(factor);
+                sums = sums.weights(i64::from(factor), 0, (r.lo, r.hi));
+            }
+            let sums = Sums { lo: sums.lo + folded, hi: sums.hi + folded };
+            if !sums.fits() {
+                return Err(self
+                    .fault(Code::OverflowUnproven, format!("the 32-bit sum of output channel {o} may reach {}", sums.largest()))
+                    .help("keep this layer in float"));
+            }
+            largest = largest.max(sums.largest());
+            bias[o] = folded as i32;
+        }
+        self.largest_sum = Some(largest);
+        self.weight_bytes += (tensor.ty.count() * usize::from(wq.storage().bits())).div_ceil(8);
+        let (scale, end) = self.ends(p, wq, d.o)?;
+        let name = self.constant_name(p.w);
+        Ok(IntegerParts {
+            weights: self.blob(&format!("{name}.packed"), packed),
+            bias: self.blob(&format!("{name}.bias"), le(bias.into_iter().map(i32::to_le_bytes))),
+            scale: self.blob(&format!("{name}.scale"), le(scale.into_iter().map(f32::to_le_bytes))),
+            factors: residual.map(|_| self.blob(&format!("{name}.factors"), le(factors.into_iter().map(i16::to_le_bytes)))),
+            end,
+        })
+    }
+
+    /// The weight each stored byte means; `None` for bytes outside the type or values outside 8 signed bits.
+    fn code_values(&self, q: &Quant) -> Result<[Option<i8>; 256], Diagnostic> {
+        if q.storage().bytes() != 1 {
+            return Err(self.fault(Code::UnsupportedType, "weights of more than 8 bits"));
+        }
+        let (lo, hi) = q.storage().range();
+        Ok(std::array::from_fn(|byte| {
+            let code = if q.storage().signed() { i32::from(byte as u8 as i8) } else { byte as i32 };
+            if (lo..=hi).contains(&code) { i8::try_from(q.centered(code)).ok() } else { None }
+        }))
+    }
+
+    /// Multipliers per output channel, padded, and how sums end.
+    fn ends(&self, p: &Product, wq: &Quant, channels: usize) -> Result<(Vec<f32>, End), Diagnostic> {
+        let x = self.byte_quant(&self.g.ty(p.x).elem)?;
+        let y = &self.g.ty(p.y).elem;
+        let (lo, hi) = p.act.bounds();
+        let mut scale = vec![0f32; channels.next_multiple_of(PANEL)];
+        if y.is_f32() {
+            for (o, s) in scale[..channels].iter_mut().enumerate() {
+                *s = exact::accumulator_scale(p.multiplier, x.scale, wq.scale_at(o));
+            }
+            let late = p.residual.is_some_and(|r| self.g.ty(r).elem.is_f32());
+            let (lo, hi) = if late { (f32::NEG_INFINITY, f32::INFINITY) } else { (lo, hi) };
+            return Ok((scale, End::Float { lo, hi }));
+        }
+        let y = self.byte_quant(y)?;
+        for (o, s) in scale[..channels].iter_mut().enumerate() {
+            let m = exact::multiplier(p.multiplier, x.scale, wq.scale_at(o), y.scale);
+            if m.is_nan() || m >= exact::MAX_MULTIPLIER {
+                return Err(self
+                    .fault(
+                        Code::UnsupportedForm,
+                        format!("the multiplier {m} of output channel {o} is not below {}", exact::MAX_MULTIPLIER),
+                    )
+                    .help("the scale of the result is far too small for its operands: recalibrate, or keep this layer in float"));
+            }
+            // Below the minimum every product rounds to 0, for any sum, so 0 gives the same results without
+            // subnormal numbers.
+            *s = if m < exact::MIN_MULTIPLIER { 0.0 } else { m };
+        }
+        let (lo, hi) = exact::clamp_bounds(lo, hi, y.scale, y.zero, y.lo, y.hi);
+        Ok((scale, End::Requantize { zero: y.zero, lo, hi, signed: y.signed }))
+    }
+}
+
+/// Calls `f(o, ky, kx, i)` for every weight.
+fn for_each_tap(d: WeightDims, mut f: impl FnMut(usize, usize, usize, usize)) {
+    for o in 0..d.o {
+        for i in 0..d.i {
+            for ky in 0..d.kh {
+                for kx in 0..d.kw {
+                    f(o, ky, kx, i);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Steps that treat elements alike.
+
+use crate::{build::Build, view::View, view::iterate};
+use quernel_ir::{
+    Binary, Code, Diagnostic, Elem, Scalar, Unary, Value, exact,
+    program::{ByteQuant, What},
+};
+
+impl Build<'_> {
+    /// A contiguous step: the result keeps the memory order of the operand.
+    fn contiguous(&mut self, x: Value, y: Value, table: Option<[u8; 256]>, what: impl FnOnce(usize) -> What) {
+        let from = self.dense_place(x);
+        let to = self.result_like(y, &from);
+        let mut reads = vec![self.dense_span(&from, self.width(x))];
+        if let Some(table) = table {
+            reads.push(self.blob("table", table.to_vec()));
+        }
+        let writes = vec![self.dense_span(&to, self.width(y))];
+        self.emit(what(from.count()), reads, writes);
+    }
+
+    /// A table over bytes; the identity costs nothing.
+    fn lookup(&mut self, x: Value, y: Value, table: [u8; 256]) {
+        if table.iter().enumerate().all(|(i, t)| i == usize::from(*t)) {
+            let places = self.places(x);
+            self.places.insert(y, places);
+        } else {
+            self.contiguous(x, y, Some(table), |count| What::Lookup { count });
+        }
+    }
+
+    pub fn quantize(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
+        let to = self.byte_quant(&self.g.ty(y).elem)?;
+        self.contiguous(x, y, None, |count| What::Quantize { count, to });
+        Ok(())
+    }
+
+    pub fn dequantize(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
+        let from = self.byte_quant(&self.g.ty(x).elem)?;
+        self.contiguous(x, y, None, |count| What::Dequantize { count, from });
+        Ok(())
+    }
+
+    pub fn unary(&mut self, f: Unary, x: Value, y: Value) -> Result<(), Diagnostic> {
+        if self.g.ty(x).elem.is_f32() {
+            self.contiguous(x, y, None, |count| What::UnaryFloat { op: f, count });
+            return Ok(());
+        }
+        let (from, to) = (self.byte_quant(&self.g.ty(x).elem)?, self.byte_quant(&self.g.ty(y).elem)?);
+        self.lookup(x, y, exact::byte_table(from.signed, |q| exact::unary_entry(f, q, pair(&from), pair(&to), to.lo, to.hi)));
+        Ok(())
+    }
+
+    pub fn requantize(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
+        let (from, to) = (self.byte_quant(&self.g.ty(x).elem)?, self.byte_quant(&self.g.ty(y).elem)?);
+        self.lookup(x, y, exact::byte_table(from.signed, |q| exact::requantize_entry(q, pair(&from), pair(&to), to.lo, to.hi)));
+        Ok(())
+    }
+
+    /// Casts that change no byte.
+    pub fn cast(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
+        let (from, to) = (&self.g.ty(x).elem, &self.g.ty(y).elem);
+        let same = from == to || matches!((from, to), (Elem::Scalar(Scalar::Bool), Elem::Scalar(Scalar::U8 | Scalar::I8)));
+        if !same {
+            return Err(self.fault(Code::UnsupportedType, format!("a cast from {from} to {to} at run time")));
+        }
+        let places = self.places(x);
+        self.places.insert(y, places);
+        Ok(())
+    }
+
+    pub fn binary(&mut self, op: Binary, a: Value, b: Value, y: Value) -> Result<(), Diagnostic> {
+        let g = self.g;
+        let elem = &g.ty(y).elem;
+        let quants = if elem.is_f32() {
+            None
+        } else if elem.quant().is_some() {
+            Some([self.byte_quant(&g.ty(a).elem)?, self.byte_quant(&g.ty(b).elem)?, self.byte_quant(elem)?])
+        } else {
+            return Err(self.fault(Code::UnsupportedType, format!("arithmetic on {elem} at run time")));
+        };
+        let dims = &g.ty(y).dims;
+        let (a_view, b_view) = (self.place(a), self.place(b));
+        // The result keeps the memory order of an operand of its size, the first that is computed.
+        let sized: Vec<(Value, &View)> = [(a, &a_view), (b, &b_view)].into_iter().filter(|(v, _)| g.ty(*v).dims == *dims).collect();
+        let like = sized.iter().find(|(v, _)| g.tensor(*v).is_none()).or(sized.first());
+        let order = like.map_or_else(|| (0..dims.len()).collect(), |(_, v)| v.order());
+        let mut to = self.result(y, &order);
+        let space = |a: &View, b: &View, to: &View| iterate(&[&a.expand(dims), &b.expand(dims), to]);
+        let (mut a_view, mut b_view) = (a_view, b_view);
+        let over = match space(&a_view, &b_view, &to) {
+            Some(over) => over,
+            None => {
+                (a_view, b_view) = (self.row_major(a), self.row_major(b));
+                if space(&a_view, &b_view, &to).is_none() {
+                    to = self.fresh(y, &(0..dims.len()).collect::<Vec<_>>());
+                    self.places.insert(y, vec![to.clone()]);
+                }
+                space(&a_view, &b_view, &to).ok_or_else(|| self.fault(Code::Internal, "operands without a common iteration space"))?
+            }
+        };
+        let what = match quants {
+            None => What::BinaryFloat { op, over, lo: f32::NEG_INFINITY, hi: f32::INFINITY },
+            Some([a, b, to]) => What::BinaryBytes { op, over, a, b, to },
+        };
+        let (reads, writes) = (vec![self.whole(a_view.buf), self.whole(b_view.buf)], vec![self.whole(to.buf)]);
+        self.emit(what, reads, writes);
+        Ok(())
+    }
+}
+
+/// Scale and zero point.
+fn pair(q: &ByteQuant) -> (f32, i32) {
+    (q.scale, q.zero)
+}

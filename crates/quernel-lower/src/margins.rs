@@ -1,0 +1,168 @@
+//! Margins around images, so that padded convolutions see no edge.
+//!
+//! Neighbouring rows share their side margin: a row's right margin is the next row's left one. An image of `h` rows
+//! of `w` pixels with pitch `w + max(left, right)` starts after `top` rows and `left` pixels.
+
+use crate::{
+    build::{Buf, BufData, Build, Span},
+    view::View,
+};
+use quernel_ir::{
+    Elem, Node, Op, Value, Window, WindowDim,
+    program::{Image, Strided, Strides, What},
+};
+
+/// Elements beyond each edge of an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Margins {
+    pub top: usize,
+    pub bottom: usize,
+    pub left: usize,
+    pub right: usize,
+}
+
+/// The margin a buffer keeps around its image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Halo {
+    pub image: Image,
+    pub margins: Margins,
+}
+
+impl Margins {
+    pub fn max(self, o: Self) -> Self {
+        Self { top: self.top.max(o.top), bottom: self.bottom.max(o.bottom), left: self.left.max(o.left), right: self.right.max(o.right) }
+    }
+    pub fn covers(self, o: Self) -> bool {
+        self.max(o) == self
+    }
+    pub fn none(self) -> bool {
+        self == Self::default()
+    }
+    /// What a window over `h` x `w` elements reads beyond the edges; unlike the padding it may leave some out.
+    pub fn needed(window: [WindowDim; 2], extents: [usize; 2], outputs: [usize; 2]) -> Self {
+        let side = |i: usize| {
+            let d: WindowDim = window[i];
+            let last = (outputs[i] - 1).saturating_mul(d.stride).saturating_add(d.span());
+            (d.before, last.saturating_sub(d.before.saturating_add(extents[i])))
+        };
+        let ((top, bottom), (left, right)) = (side(0), side(1));
+        Self { top, bottom, left, right }
+    }
+}
+
+/// Rows and columns of a window of one or two axes.
+pub(crate) fn plane(window: &Window) -> Option<[WindowDim; 2]> {
+    match window.dims.as_slice() {
+        [d] => Some([WindowDim::new(1), *d]),
+        [a, b] => Some([*a, *b]),
+        _ => None,
+    }
+}
+
+/// N, H, W, C extents of a logical shape `N C (H) W`.
+pub(crate) fn extents(dims: &[usize]) -> Option<[usize; 4]> {
+    match dims {
+        [n, c, w] => Some([*n, 1, *w, *c]),
+        [n, c, h, w] => Some([*n, *h, *w, *c]),
+        _ => None,
+    }
+}
+
+/// Logical axes outermost first: batch, spatial, channels.
+pub(crate) fn channels_last(rank: usize) -> Vec<usize> {
+    if rank < 3 { (0..rank).collect() } else { std::iter::once(0).chain(2..rank).chain([1]).collect() }
+}
+
+/// A view with logical axes `N C (H) W` as `N H W C`.
+pub(crate) fn to_image_axes(view: &View) -> Option<View> {
+    match view.axes.as_slice() {
+        [n, c, w] => Some(View { buf: view.buf, start: view.start, axes: vec![n.clone(), vec![], w.clone(), c.clone()] }),
+        [_, _, _, _] => Some(view.transpose(&[0, 2, 3, 1])),
+        _ => None,
+    }
+}
+
+/// The inverse of [`to_image_axes`].
+pub(crate) fn from_image(buf: Buf, image: &Image, rank: usize) -> View {
+    let v = View::of_image(buf, image);
+    let [n, h, w, c] = [0, 1, 2, 3].map(|i: usize| v.axes[i].clone());
+    let axes = if rank == 3 { vec![n, c, w] } else { vec![n, c, h, w] };
+    View { buf, start: v.start, axes }
+}
+
+impl Build<'_> {
+    /// Notes, for every value that padded convolutions read, the largest margin they want.
+    pub fn collect_margins(&mut self, needed: &[Node]) {
+        for &n in needed {
+            let data = &self.g.nodes[n];
+            let Op::Conv { window, .. } = &data.op else { continue };
+            let (x, y) = (extents(&self.g.ty(data.args[0]).dims), extents(&self.g.ty(data.result()).dims));
+            let (Some(window), Some(x), Some(y)) = (plane(window), x, y) else { continue };
+            let want = Margins::needed(window, [x[1], x[2]], [y[1], y[2]]);
+            if !want.none() && reasonable(x, want) {
+                let all = self.margins.entry(data.args[0]).or_default();
+                let both = all.max(want);
+                if reasonable(x, both) {
+                    *all = both;
+                }
+            }
+        }
+    }
+
+    /// A new buffer for `v`, channels last, with margins already filled. `None` when the margins dwarf the image.
+    pub fn with_margins(&mut self, v: Value, m: Margins) -> Option<View> {
+        let ty = self.g.ty(v);
+        let (rank, width) = (ty.rank(), ty.elem.bytes());
+        let dims = extents(&ty.dims)?;
+        if !reasonable(dims, m) {
+            return None;
+        }
+        let [n, h, w, c] = dims;
+        let gap = m.left.max(m.right);
+        let (pixel, row) = (c, (w + gap) * c);
+        let batch = ((m.top + h + m.bottom - 1) * (w + gap) + m.left + w + m.right) * c;
+        let image = Image { n, h, w, c, start: (m.top * (w + gap) + m.left) * c, batch, row, pixel };
+        let bits = self.zero_bits(&ty.elem);
+        let halo = Some(Halo { image, margins: m });
+        let buf = self.bufs.push(BufData { base: None, bytes: n * batch * width, halo });
+        let behind = image.start + (h - 1) * row + w * c;
+        self.fill_runs(buf, width, bits, &[n], 0, image.start, &[batch]);
+        if h > 1 {
+            self.fill_runs(buf, width, bits, &[n, h - 1], image.start + w * c, gap * c, &[batch, row]);
+        }
+        self.fill_runs(buf, width, bits, &[n], behind, batch - behind, &[batch]);
+        Some(from_image(buf, &image, rank))
+    }
+
+    /// Fills runs of `len` elements that repeat over `dims`.
+    fn fill_runs(&mut self, buf: Buf, width: usize, bits: u64, dims: &[usize], start: usize, len: usize, steps: &[usize]) {
+        if len == 0 {
+            return;
+        }
+        let repeated = || (0..dims.len()).filter(|&i| dims[i] > 1);
+        let over = Strided {
+            dims: repeated().map(|i| dims[i]).chain([len]).collect(),
+            operands: vec![Strides { start, steps: repeated().map(|i| steps[i] as isize).chain([1]).collect() }],
+        };
+        let whole: Span = self.whole(buf);
+        self.emit(What::Fill { width, over, bits }, vec![], vec![whole]);
+    }
+
+    /// The stored form of the real number 0.
+    pub fn zero_bits(&self, elem: &Elem) -> u64 {
+        match elem {
+            Elem::Quant(q) => {
+                let zero = q.tensor_params().map_or(0, |(_, z)| z);
+                if q.storage().bytes() == 1 { u64::from(zero as u8) } else { u64::from(zero as u16) }
+            }
+            Elem::Scalar(_) => 0,
+        }
+    }
+}
+
+/// Whether an image with margins stays within a small multiple of the image itself.
+fn reasonable([n, h, w, c]: [usize; 4], m: Margins) -> bool {
+    let add = |a: usize, b: usize, d: usize| a.checked_add(b)?.checked_add(d);
+    let total = || n.checked_mul(add(h, m.top, m.bottom)?)?.checked_mul(add(w, m.left, m.right)?)?.checked_mul(c);
+    total().is_some_and(|t| t / 16 <= n * h * w * c + (1 << 12))
+}
