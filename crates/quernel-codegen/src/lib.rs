@@ -1,1 +1,36 @@
 //! Program to object, header, assembly or code in process.
+//!
+//! [`object`] compiles a [`Program`](quernel_ir::Program) with Cranelift: one function per distinct step (`kernels/`, written with the
+//! [`emit`] API), a body that calls them, and an entry that guards the caller's rounding mode. [`Jit`] defines the same functions in executable
+//! memory. Results are those of `quernel_ir::exact` bit for bit on every [`Target`] and [`Level`].
+//!
+//! **What is absent:** decisions. Layouts, fusion and packing are lowering's; this crate picks instructions.
+
+pub mod emit;
+mod guard;
+mod header;
+mod jit;
+mod kernels;
+mod network;
+mod object;
+mod target;
+
+pub use header::{ABI_VERSION, header};
+pub use jit::Jit;
+pub use object::{FunctionInfo, Object, assembly, clif, object};
+pub use target::{Cpu, Level, Target, TargetInfo, targets};
+
+/// How to compile.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Prefix of every symbol: a C identifier.
+    pub name: String,
+    /// Forces a level; the target's fastest when absent.
+    pub level: Option<Level>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { name: "model".to_owned(), level: None }
+    }
+}

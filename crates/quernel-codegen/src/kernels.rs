@@ -1,0 +1,139 @@
+//! Kernels: which code computes a step on a machine, and the constants it wants rearranged.
+
+mod conv;
+mod conv_depthwise;
+mod conv_float;
+mod conv_panels;
+mod conv_plain;
+mod elementwise;
+mod float_unary;
+mod matmul;
+mod moves;
+mod pool;
+mod reduce;
+mod softmax;
+mod strided;
+
+use crate::emit::{Emitter, Machine};
+use quernel_ir::{
+    diag::{Code, Diagnostic},
+    program::{Base, Program, Slot, Step, What},
+};
+
+/// The code of a step. Together with the step's [`What`] it determines the machine function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kernel {
+    /// The one kernel of this kind of step.
+    Only,
+    /// Convolution over panels; `flip` when the top bit of operand bytes is inverted.
+    Panels {
+        /// Invert the top bit of operand bytes.
+        flip: bool,
+    },
+    /// Depthwise convolution by dot products or 16-bit multiplies over rearranged weights.
+    Depthwise {
+        /// Invert the top bit of operand bytes.
+        flip: bool,
+    },
+    /// Scalar convolution of any form.
+    Plain,
+}
+
+impl Kernel {
+    /// Whether the code generator may reorder what the kernel emits. Kernels with a hand-made register tile keep
+    /// their order: hoisted loads would spill the tile.
+    pub fn scheduled(self) -> bool {
+        !matches!(self, Self::Panels { .. } | Self::Depthwise { .. })
+    }
+}
+
+/// Where the address of an argument comes from.
+#[derive(Clone, Debug)]
+pub enum Argument {
+    /// A slot of the program.
+    Slot(Slot),
+    /// Constants made for this kernel, by index of [`Plan`]'s list.
+    Derived(usize),
+}
+
+/// How a step is computed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Addresses in the order of the step's reads, then writes.
+    pub arguments: Vec<Argument>,
+}
+
+/// Chooses the kernel of a step; appends constants it needs to `derived`.
+pub fn plan(program: &Program, step: &Step, machine: &Machine, derived: &mut Vec<Vec<u8>>) -> Plan {
+    let mut plan = Plan { kernel: Kernel::Only, arguments: step.reads.iter().chain(&step.writes).map(|s| Argument::Slot(*s)).collect() };
+    match &step.what {
+        What::Conv { conv, signed, .. } => conv::plan(program, step, conv, *signed, machine, derived, &mut plan),
+        What::ConvFloat { conv, .. } => plan.kernel = conv_float::choose(conv, step, machine),
+        _ => {}
+    }
+    plan
+}
+
+/// Number of slots a step must have: reads, writes.
+pub fn arity(what: &What) -> (usize, usize) {
+    let reads = match what {
+        What::Fill { .. } => 0,
+        What::Quantize { .. }
+        | What::Dequantize { .. }
+        | What::Pool { .. }
+        | What::PoolFloat { .. }
+        | What::UnaryFloat { .. }
+        | What::ReduceFloat { .. }
+        | What::SoftmaxFloat { .. }
+        | What::Move { .. } => 1,
+        What::Lookup { .. }
+        | What::BinaryBytes { .. }
+        | What::BinaryFloat { .. }
+        | What::MatMulFloat { .. }
+        | What::SoftmaxBytes { .. } => 2,
+        What::Conv { conv, .. } => 4 + if conv.residual.is_some() { 2 } else { 0 },
+        What::ConvFloat { conv, .. } => 3 + usize::from(conv.residual.is_some()),
+    };
+    (reads, 1)
+}
+
+/// Emits the body of a step's function.
+pub fn emit(e: &mut Emitter, kernel: Kernel, what: &What) -> Result<(), Diagnostic> {
+    match what {
+        What::Conv { conv, zero, signed, residual_signed, end } => {
+            let layer = conv::Layer { conv, zero: *zero, signed: *signed, residual_signed: *residual_signed, end: *end };
+            match kernel {
+                Kernel::Panels { flip } => conv_panels::emit(e, &layer, flip),
+                Kernel::Depthwise { flip } => conv_depthwise::emit(e, &layer, flip),
+                Kernel::Only | Kernel::Plain => conv_plain::emit(e, &layer),
+            }
+            Ok(())
+        }
+        What::ConvFloat { conv, lo, hi } => {
+            conv_float::emit(e, kernel, conv, *lo, *hi);
+            Ok(())
+        }
+        What::Quantize { .. } | What::Dequantize { .. } | What::Lookup { .. } | What::BinaryBytes { .. } | What::BinaryFloat { .. } => {
+            elementwise::emit(e, what)
+        }
+        What::UnaryFloat { .. } => float_unary::emit(e, what),
+        What::Pool { .. } | What::PoolFloat { .. } => pool::emit(e, what),
+        What::MatMulFloat { .. } => matmul::emit(e, what),
+        What::ReduceFloat { .. } => reduce::emit(e, what),
+        What::SoftmaxFloat { .. } | What::SoftmaxBytes { .. } => softmax::emit(e, what),
+        What::Move { .. } | What::Fill { .. } => moves::emit(e, what),
+    }
+}
+
+/// A step that no kernel covers yet.
+fn unsupported(what: &What) -> Diagnostic {
+    Diagnostic::new(Code::UnsupportedForm, format!("no code for this form of a {} step", what.name()))
+}
+
+/// The constant bytes behind a slot.
+fn constant<'p>(program: &'p Program, slot: &Slot) -> Option<&'p [u8]> {
+    let Base::Blob(blob) = slot.base else { return None };
+    program.blobs.get(blob)?.bytes.get(slot.offset..slot.offset + slot.bytes)
+}

@@ -1,0 +1,199 @@
+//! What all integer convolution kernels share: choice, rearranged constants, ends.
+
+use super::{Argument, Kernel, Plan, constant, conv_depthwise};
+use crate::emit::{BytesEnd, Dot, Emitter, FloatEnd, Machine, Ptr};
+use crate::target::Level;
+use cranelift_codegen::ir::{
+    InstBuilder, Value,
+    types::{F32X4, I8X16, I16X8},
+};
+use quernel_ir::program::{Base, Conv, End, PANEL, Program, Step, WeightLayout};
+
+/// Slots of a convolution's function.
+pub const X: usize = 0;
+/// Weights.
+pub const W: usize = 1;
+/// Bias i32.
+pub const BIAS: usize = 2;
+/// Scale f32.
+pub const SCALE: usize = 3;
+/// Residual bytes.
+pub const RESIDUAL: usize = 4;
+/// Residual factors i16.
+pub const FACTOR: usize = 5;
+
+/// An integer convolution.
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    /// Geometry.
+    pub conv: &'a Conv,
+    /// Stored zero point of the operand.
+    pub zero: i32,
+    /// Two's complement operand.
+    pub signed: bool,
+    /// Two's complement residual.
+    pub residual_signed: bool,
+    /// How sums end.
+    pub end: End,
+}
+
+impl Layer<'_> {
+    /// Bytes per result element.
+    pub fn out_bytes(&self) -> i64 {
+        match self.end {
+            End::Requantize { .. } => 1,
+            End::Float { .. } => 4,
+        }
+    }
+}
+
+/// Chooses the kernel and rearranges constants for it.
+pub fn plan(program: &Program, step: &Step, conv: &Conv, signed: bool, machine: &Machine, derived: &mut Vec<Vec<u8>>, plan: &mut Plan) {
+    plan.kernel = Kernel::Plain;
+    // Callers' buffers have no slack behind them and no promise of padding inside.
+    let slack = |i: usize| step.reads.get(i).is_none_or(|s| !matches!(s.base, Base::Input(_) | Base::Output(_)));
+    if conv.padded() || !slack(X) || !slack(RESIDUAL) {
+        return;
+    }
+    let (Some(weights), Some(bias)) = (constant(program, &step.reads[W]), constant(program, &step.reads[BIAS])) else { return };
+    let dims = conv.weight_dims();
+    let flip = machine.level == Level::V128Dot
+        && match machine.dot {
+            Dot::Unsigned => signed,
+            Dot::Signed => !signed,
+            Dot::Both => false,
+        };
+    match conv.layout {
+        WeightLayout::Panels { depth: 4, contiguous } => {
+            // Taps of a kernel row follow each other in memory only when pixels do.
+            if contiguous && !(conv.input.pixel == dims.i && dims.groups == 1 && conv.window[1].dilation == 1) && dims.kw > 1 {
+                return;
+            }
+            plan.kernel = Kernel::Panels { flip };
+        }
+        WeightLayout::Depthwise if machine.level > Level::Scalar && conv_depthwise::fits(conv) => {
+            plan.kernel = Kernel::Depthwise { flip };
+            plan.arguments[W] = derive(derived, conv_depthwise::pack(dims, weights, machine));
+        }
+        _ => return,
+    }
+    if flip {
+        // The kernel sees x + 128 (or x - 128 for unsigned operands): take 128 sum(w) back.
+        let sign = if signed { -128 } else { 128 };
+        let corrected = corrected_bias(conv, weights, bias, sign);
+        plan.arguments[BIAS] = derive(derived, corrected);
+    }
+}
+
+fn derive(derived: &mut Vec<Vec<u8>>, bytes: Vec<u8>) -> Argument {
+    derived.push(bytes);
+    Argument::Derived(derived.len() - 1)
+}
+
+fn corrected_bias(conv: &Conv, weights: &[u8], bias: &[u8], sign: i32) -> Vec<u8> {
+    let dims = conv.weight_dims();
+    let mut out = bias.to_vec();
+    for (o, word) in out.chunks_exact_mut(4).enumerate().take(dims.o) {
+        let mut sum = 0i32;
+        for ky in 0..dims.kh {
+            for kx in 0..dims.kw {
+                for i in 0..dims.i {
+                    sum = sum.wrapping_add(i32::from(weights[conv.layout.index(dims, o, ky, kx, i)] as i8));
+                }
+            }
+        }
+        let old = i32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+        word.copy_from_slice(&old.wrapping_add(sum.wrapping_mul(sign)).to_le_bytes());
+    }
+    out
+}
+
+/// Constants of a layer's end, in registers.
+#[derive(Clone, Copy)]
+pub enum Ends {
+    /// Bytes.
+    Bytes(BytesEnd, bool),
+    /// Floats.
+    Floats(FloatEnd),
+}
+
+/// Scalar constants of an end.
+pub fn scalar_end(e: &mut Emitter, end: End) -> Ends {
+    match end {
+        End::Requantize { zero, lo, hi, signed } => Ends::Bytes(e.bytes_end(zero, lo, hi), signed),
+        End::Float { lo, hi } => Ends::Floats(e.float_end(lo, hi)),
+    }
+}
+
+/// Vector constants of an end.
+pub fn vector_end(e: &mut Emitter, end: End) -> Ends {
+    match end {
+        End::Requantize { zero, lo, hi, signed } => Ends::Bytes(e.bytes_end_v(zero, lo, hi), signed),
+        End::Float { lo, hi } => Ends::Floats(e.float_end_v(lo, hi)),
+    }
+}
+
+/// Ends one sum and stores it: scale and factor (an i32) are the channel's, `residual` points to its operand.
+pub fn finish_scalar(e: &mut Emitter, acc: Value, scale: Value, residual: Option<(Ptr, bool, Value)>, ends: &Ends, to: Ptr) {
+    let acc = match residual {
+        Some((p, signed, factor)) => {
+            let r = e.load_byte(p, 0, signed);
+            let r = e.b.ins().imul(r, factor);
+            e.b.ins().iadd(acc, r)
+        }
+        None => acc,
+    };
+    match ends {
+        Ends::Bytes(end, _) => {
+            let q = e.requantize(acc, scale, end);
+            e.store_byte(q, to, 0);
+        }
+        Ends::Floats(end) => {
+            let y = e.scale_to_float(acc, scale, end);
+            e.store(y, to, 0);
+        }
+    }
+}
+
+/// Ends sixteen sums (four i32x4) of one pixel, of which the first `lanes` exist. `scale` and `factor` point to the
+/// panel's constants, `residual` to the pixel's first operand byte of the panel.
+pub fn finish_panel(e: &mut Emitter, acc: [Value; 4], scale: Ptr, residual: Option<(Ptr, bool, Ptr)>, ends: &Ends, to: Ptr, lanes: usize) {
+    let mut acc = acc;
+    if let Some((p, signed, factor)) = residual {
+        let r = e.load(I8X16, p, 0);
+        let halves = e.widen_bytes(r, signed);
+        for (h, &half) in halves.iter().enumerate() {
+            let f = e.load(I16X8, factor, 16 * h as i64);
+            let (a, b) = (e.b.ins().swiden_low(half), e.b.ins().swiden_low(f));
+            let low = e.b.ins().imul(a, b);
+            acc[2 * h] = e.b.ins().iadd(acc[2 * h], low);
+            let (a, b) = (e.b.ins().swiden_high(half), e.b.ins().swiden_high(f));
+            let high = e.b.ins().imul(a, b);
+            acc[2 * h + 1] = e.b.ins().iadd(acc[2 * h + 1], high);
+        }
+    }
+    match ends {
+        Ends::Bytes(end, signed) => {
+            let q = std::array::from_fn(|j| {
+                let m = e.load(F32X4, scale, 16 * j as i64);
+                e.requantize_v(acc[j], m, end)
+            });
+            let bytes = e.narrow_bytes(q, *signed);
+            e.store_low_bytes(bytes, lanes, to, 0);
+        }
+        Ends::Floats(end) => {
+            let y: Vec<Value> = (0..4)
+                .map(|j| {
+                    let s = e.load(F32X4, scale, 16 * j as i64);
+                    e.scale_to_float_v(acc[j as usize], s, end)
+                })
+                .collect();
+            e.store_panel_floats(&y, lanes, to, 0);
+        }
+    }
+}
+
+/// Output channels of panel `p` of a group.
+pub fn panel_lanes(per_group: usize, p: usize) -> usize {
+    (per_group - p * PANEL).min(PANEL)
+}

@@ -1,0 +1,444 @@
+//! A program as functions of a module: one per distinct step, a body that calls them in order, the guarded entry.
+//!
+//! Call chain: `NAME_run(inputs.., outputs.., arena)` gathers its arguments into two arrays and calls `NAME_run_v`, the
+//! entry guard, which calls the body; the body checks its arguments and calls the steps with the addresses of their slots.
+
+use crate::{
+    Options,
+    emit::{Emitter, Machine},
+    guard, kernels,
+    kernels::{Argument, Kernel, Plan},
+    target::Target,
+};
+use cranelift_codegen::{
+    Context,
+    ir::{
+        AbiParam, Endianness, FuncRef, Function, GlobalValue, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind,
+        UserFuncName, Value,
+        condcodes::IntCC,
+        types::{I32, I64},
+    },
+    isa::OwnedTargetIsa,
+};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
+use quernel_ir::{
+    arena::Id,
+    diag::{Code, Diagnostic},
+    program::{ALIGN, Base, Program, READ_SLACK, Slot, What},
+};
+use target_lexicon::Architecture;
+
+/// `NAME_run`'s code for a NULL pointer.
+pub const ERROR_NULL: i64 = -1;
+/// `NAME_run`'s code for an arena that is not aligned.
+pub const ERROR_ALIGNMENT: i64 = -2;
+
+/// A function that was defined.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Symbol.
+    pub name: String,
+    /// First step that uses it.
+    pub step: Option<usize>,
+    /// Code bytes.
+    pub bytes: usize,
+    /// Stack bytes of a call, return address included.
+    pub frame: usize,
+    /// CLIF text, when asked for.
+    pub clif: String,
+    /// Disassembly, when asked for.
+    pub assembly: String,
+}
+
+/// Texts to keep of each function.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Keep {
+    /// CLIF.
+    pub clif: bool,
+    /// Disassembly.
+    pub assembly: bool,
+}
+
+/// A program in a module.
+pub struct Network {
+    /// In order of definition.
+    pub functions: Vec<Record>,
+    /// `NAME_run_v`.
+    pub run_v: FuncId,
+    /// One function per step with the signature of the body; only in process.
+    pub step_calls: Vec<FuncId>,
+    /// Bytes of the constant section.
+    pub rodata_bytes: usize,
+    /// Stack bytes of a call of `NAME_run`.
+    pub stack_bytes: usize,
+}
+
+/// Checks that a program's steps have the slots their kinds need and that slots lie inside their bases.
+fn check(p: &Program) -> Result<(), Diagnostic> {
+    for (index, step) in p.steps.iter().enumerate() {
+        let bad = |why: &str| Err(Diagnostic::bug(format!("step {index} ({}): {why}", step.what.name())));
+        if (step.reads.len(), step.writes.len()) != kernels::arity(&step.what) {
+            return bad("wrong number of slots");
+        }
+        for slot in step.reads.iter().chain(&step.writes) {
+            let size = match slot.base {
+                Base::Arena => Some(p.arena_bytes),
+                Base::Input(i) => p.inputs.get(i as usize).map(|q| port_bytes(&q.ty)),
+                Base::Output(i) => p.outputs.get(i as usize).map(|q| port_bytes(&q.ty)),
+                Base::Blob(b) => p.blobs.get(b).map(|b| b.bytes.len()),
+            };
+            if !size.is_some_and(|size| slot.offset.checked_add(slot.bytes).is_some_and(|end| end <= size)) {
+                return bad("a slot lies outside its base");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a caller's tensor.
+pub fn port_bytes(ty: &quernel_ir::ty::TensorTy) -> usize {
+    ty.bytes()
+}
+
+/// Defines a program in `module`; `in_process` for execution here, with a callable function per step.
+pub fn define<M: Module>(
+    module: &mut M,
+    p: &Program,
+    target: &Target,
+    options: &Options,
+    keep: Keep,
+    in_process: bool,
+) -> Result<Network, Diagnostic> {
+    check(p)?;
+    let level = options.level.unwrap_or(target.level());
+    if level > target.level() {
+        return Err(Diagnostic::new(Code::BadOption, format!("{} does not have the level {}", target.cpu(), level.name())));
+    }
+    let prefix = &options.name;
+    let mut letters = prefix.chars();
+    if !letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') || !letters.all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(Diagnostic::new(Code::BadOption, format!("the name {prefix:?} is not an identifier of C"))
+            .help("use letters, digits and underscores"));
+    }
+    let machine = Machine::new(target, level);
+
+    let mut derived = Vec::new();
+    let plans: Vec<Plan> = p.steps.iter().map(|s| kernels::plan(p, s, &machine, &mut derived)).collect();
+    let (blob_at, derived_at, constants) = constants(p, &derived);
+    let rodata_bytes = constants.len();
+    let rodata = module.declare_data(&format!("{prefix}_constants"), Linkage::Local, false, false).map_err(bug)?;
+    let mut data = DataDescription::new();
+    data.define(constants.into_boxed_slice());
+    data.set_align(ALIGN as u64);
+    module.define_data(rodata, &data).map_err(bug)?;
+
+    let mut c = Compiler {
+        isa: target.isa(true, !in_process)?,
+        as_written: target.isa(false, !in_process)?,
+        setup: match target.lexicon().architecture {
+            Architecture::S390x => 176,
+            _ => 16,
+        },
+        module,
+        ctx: Context::new(),
+        fctx: FunctionBuilderContext::new(),
+        records: Vec::new(),
+        keep,
+    };
+
+    // One function per distinct step.
+    let mut distinct: Vec<(Kernel, &What, Vec<Endianness>, FuncId)> = Vec::new();
+    let mut calls = Vec::new();
+    for (index, (step, plan)) in p.steps.iter().zip(&plans).enumerate() {
+        let native = |s: &Slot| machine.big_endian && matches!(s.base, Base::Input(_) | Base::Output(_));
+        let orders: Vec<Endianness> =
+            step.reads.iter().chain(&step.writes).map(|s| if native(s) { Endianness::Big } else { Endianness::Little }).collect();
+        let known = distinct.iter().find(|(k, w, o, _)| *k == plan.kernel && *w == &step.what && *o == orders);
+        let id = match known {
+            Some((.., id)) => *id,
+            None => {
+                let name = format!("{prefix}_s{index}_{}", step.what.name());
+                let mut signature = c.module.make_signature();
+                signature.params = vec![AbiParam::new(I64); orders.len()];
+                let id = c.module.declare_function(&name, Linkage::Local, &signature).map_err(bug)?;
+                let reads = step.reads.len();
+                let isa = c.tuning(plan.kernel.scheduled());
+                c.function(id, &name, Some(index), signature, isa, |b, _| {
+                    let mut e = Emitter::new(b, machine.clone(), reads, &orders);
+                    kernels::emit(&mut e, plan.kernel, &step.what).map_err(|d| d.at(format!("step {index}")))?;
+                    e.b.ins().return_(&[]);
+                    Ok(e.b)
+                })?;
+                distinct.push((plan.kernel, &step.what, orders, id));
+                id
+            }
+        };
+        calls.push(Call { id, index });
+    }
+    let deepest = c.records.iter().map(|r| r.frame).max().unwrap_or(0);
+
+    let addresses = Addresses { p, plans: &plans, blob_at: &blob_at, derived_at: &derived_at, rodata };
+    let body = c.body(&format!("{prefix}_body"), &addresses, &calls, true)?;
+    let mut stack_bytes = deepest + c.records.last().map_or(0, |r| r.frame);
+    let step_calls = if in_process {
+        let one = |(i, call): (usize, &Call)| c.body(&format!("{prefix}_step{i}"), &addresses, std::slice::from_ref(call), false);
+        calls.iter().enumerate().map(one).collect::<Result<_, _>>()?
+    } else {
+        Vec::new()
+    };
+
+    let run_v = c.guard(&format!("{prefix}_run_v"), target, body, &mut stack_bytes)?;
+    c.entry(&format!("{prefix}_run"), p, run_v)?;
+    stack_bytes += c.records.last().map_or(0, |r| r.frame);
+    Ok(Network { functions: c.records, run_v, step_calls, rodata_bytes, stack_bytes: stack_bytes.next_multiple_of(16) })
+}
+
+/// All constants in one run of bytes, and where blobs and derived constants lie in it.
+fn constants(p: &Program, derived: &[Vec<u8>]) -> (Vec<usize>, Vec<usize>, Vec<u8>) {
+    let (blob_at, blob_end) = p.blob_offsets();
+    let mut bytes = vec![0u8; blob_end.next_multiple_of(ALIGN)];
+    for (id, blob) in p.blobs.iter() {
+        let at = blob_at[id.index()];
+        bytes[at..at + blob.bytes.len()].copy_from_slice(&blob.bytes);
+    }
+    let mut derived_at = Vec::new();
+    for d in derived {
+        derived_at.push(bytes.len());
+        bytes.extend_from_slice(d);
+        bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
+    }
+    if !derived.is_empty() {
+        bytes.resize(bytes.len() + READ_SLACK, 0);
+    }
+    (blob_at, derived_at, bytes)
+}
+
+/// An error of the code generator that no program should be able to cause.
+pub fn bug(error: impl std::fmt::Display) -> Diagnostic {
+    Diagnostic::bug(format!("code generation: {error}"))
+}
+
+struct Call {
+    id: FuncId,
+    index: usize,
+}
+
+/// What addresses of arguments are computed from.
+struct Addresses<'a> {
+    p: &'a Program,
+    plans: &'a [Plan],
+    blob_at: &'a [usize],
+    derived_at: &'a [usize],
+    rodata: DataId,
+}
+
+struct Compiler<'m, M: Module> {
+    isa: OwnedTargetIsa,
+    as_written: OwnedTargetIsa,
+    /// Bytes of return address and saved frame pointer.
+    setup: usize,
+    module: &'m mut M,
+    ctx: Context,
+    fctx: FunctionBuilderContext,
+    records: Vec<Record>,
+    keep: Keep,
+}
+
+impl<M: Module> Compiler<'_, M> {
+    fn tuning(&self, scheduled: bool) -> OwnedTargetIsa {
+        if scheduled { self.isa.clone() } else { self.as_written.clone() }
+    }
+
+    /// Builds, compiles and defines one function.
+    fn function(
+        &mut self,
+        id: FuncId,
+        name: &str,
+        step: Option<usize>,
+        signature: Signature,
+        isa: OwnedTargetIsa,
+        build: impl for<'f> FnOnce(FunctionBuilder<'f>, &mut M) -> Result<FunctionBuilder<'f>, Diagnostic>,
+    ) -> Result<(), Diagnostic> {
+        self.ctx.clear();
+        self.ctx.func = Function::with_name_signature(UserFuncName::user(0, id.as_u32()), signature);
+        let builder = FunctionBuilder::new(&mut self.ctx.func, &mut self.fctx);
+        let builder = build(builder, self.module)?;
+        builder.finalize(isa.frontend_config());
+        let clif = if self.keep.clif { self.ctx.func.display().to_string() } else { String::new() };
+        self.ctx.set_disasm(self.keep.assembly);
+        self.ctx.compile(&*isa, &mut Default::default()).map_err(|e| bug(format!("{name}: {:?}", e.inner)))?;
+        let Some(code) = self.ctx.compiled_code() else { return Err(bug(format!("{name}: no code"))) };
+        let frame = code.buffer.frame_layout().map_or(0, |l| l.frame_to_fp_offset as usize) + self.setup;
+        let relocs: Vec<ModuleReloc> = code.buffer.relocs().iter().map(|r| ModuleReloc::from_mach_reloc(r, &self.ctx.func, id)).collect();
+        let bytes = code.buffer.data();
+        let alignment = u64::from(code.buffer.alignment).max(32);
+        self.module.define_function_bytes(id, alignment, bytes, &relocs).map_err(bug)?;
+        self.records.push(Record {
+            name: name.to_owned(),
+            step,
+            bytes: bytes.len(),
+            frame,
+            clif,
+            assembly: code.vcode.clone().unwrap_or_default(),
+        });
+        Ok(())
+    }
+
+    /// `(inputs, outputs, arena) -> i32`: checks the arguments (when `checked`) and calls steps.
+    fn body(&mut self, name: &str, addresses: &Addresses, calls: &[Call], checked: bool) -> Result<FuncId, Diagnostic> {
+        let mut signature = self.module.make_signature();
+        signature.params = vec![AbiParam::new(I64); 3];
+        signature.returns = vec![AbiParam::new(I32)];
+        let id = self.module.declare_function(name, Linkage::Local, &signature).map_err(bug)?;
+        let isa = self.tuning(false);
+        self.function(id, name, None, signature, isa, |mut b, module| {
+            let entry = b.create_block();
+            b.append_block_params_for_function_params(entry);
+            b.switch_to_block(entry);
+            b.seal_block(entry);
+            let params = b.block_params(entry).to_vec();
+            if checked {
+                check_arguments(&mut b, addresses.p, &params);
+            }
+            let rodata = module.declare_data_in_func(addresses.rodata, b.func);
+            let mut known: Vec<(FuncId, FuncRef)> = Vec::new();
+            for call in calls {
+                let callee = match known.iter().find(|(id, _)| *id == call.id) {
+                    Some((_, callee)) => *callee,
+                    None => {
+                        let callee = module.declare_func_in_func(call.id, b.func);
+                        known.push((call.id, callee));
+                        callee
+                    }
+                };
+                let args: Vec<Value> =
+                    addresses.plans[call.index].arguments.iter().map(|a| address(&mut b, addresses, a, &params, rodata)).collect();
+                b.ins().call(callee, &args);
+            }
+            let ok = b.ins().iconst(I32, 0);
+            b.ins().return_(&[ok]);
+            Ok(b)
+        })?;
+        Ok(id)
+    }
+
+    /// `NAME_run_v`, the guard around the body.
+    fn guard(&mut self, name: &str, target: &Target, body: FuncId, stack: &mut usize) -> Result<FuncId, Diagnostic> {
+        let guard = guard::guard(target)?;
+        let mut signature = self.module.make_signature();
+        signature.params = vec![AbiParam::new(I64); 3];
+        signature.returns = vec![AbiParam::new(I32)];
+        let id = self.module.declare_function(name, Linkage::Export, &signature).map_err(bug)?;
+        let reloc =
+            ModuleReloc { offset: guard.offset, kind: guard.reloc, name: ModuleRelocTarget::user(0, body.as_u32()), addend: guard.addend };
+        self.module.define_function_bytes(id, 32, &guard.bytes, &[reloc]).map_err(bug)?;
+        *stack += guard.stack;
+        let hex = |chunk: &[u8]| chunk.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
+        self.records.push(Record {
+            name: name.to_owned(),
+            step: None,
+            bytes: guard.bytes.len(),
+            frame: guard.stack,
+            clif: String::new(),
+            assembly: guard.bytes.chunks(16).map(|c| format!("  .byte {}\n", hex(c))).collect(),
+        });
+        Ok(id)
+    }
+
+    /// `NAME_run`, with one parameter per tensor.
+    fn entry(&mut self, name: &str, p: &Program, run_v: FuncId) -> Result<(), Diagnostic> {
+        let (inputs, outputs) = (p.inputs.len(), p.outputs.len());
+        let mut signature = self.module.make_signature();
+        signature.params = vec![AbiParam::new(I64); inputs + outputs + 1];
+        signature.returns = vec![AbiParam::new(I32)];
+        let id = self.module.declare_function(name, Linkage::Export, &signature).map_err(bug)?;
+        let isa = self.tuning(false);
+        self.function(id, name, None, signature, isa, |mut b, module| {
+            let entry = b.create_block();
+            b.append_block_params_for_function_params(entry);
+            b.switch_to_block(entry);
+            b.seal_block(entry);
+            let params = b.block_params(entry).to_vec();
+            let arrays: Vec<Value> = [&params[..inputs], &params[inputs..inputs + outputs]]
+                .iter()
+                .map(|pointers| {
+                    let bytes = 8 * pointers.len().max(1) as u32;
+                    let slot = b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 3));
+                    for (i, &v) in pointers.iter().enumerate() {
+                        b.ins().stack_store(I64, v, slot, 8 * i as i32);
+                    }
+                    b.ins().stack_addr(I64, slot, 0)
+                })
+                .collect();
+            let callee = near(module, run_v, &mut b);
+            let call = b.ins().call(callee, &[arrays[0], arrays[1], params[inputs + outputs]]);
+            let result = b.inst_results(call)[0];
+            b.ins().return_(&[result]);
+            Ok(b)
+        })
+    }
+}
+
+/// A reference to a function of this object, reached without a procedure linkage table even when it is exported.
+fn near<M: Module>(module: &mut M, id: FuncId, b: &mut FunctionBuilder) -> FuncRef {
+    let callee = module.declare_func_in_func(id, b.func);
+    b.func.dfg.ext_funcs[callee].colocated = true;
+    callee
+}
+
+/// Returns an error code for NULL pointers and a misaligned arena.
+fn check_arguments(b: &mut FunctionBuilder, p: &Program, params: &[Value]) {
+    let fail_if = |b: &mut FunctionBuilder, bad: Value, code: i64| {
+        let (fail, next) = (b.create_block(), b.create_block());
+        b.set_cold_block(fail);
+        b.ins().brif(bad, fail, &[], next, &[]);
+        b.seal_block(fail);
+        b.seal_block(next);
+        b.switch_to_block(fail);
+        let code = b.ins().iconst(I32, i64::from(code as i32 as u32));
+        b.ins().return_(&[code]);
+        b.switch_to_block(next);
+    };
+    for (array, ports) in [(params[0], p.inputs.len()), (params[1], p.outputs.len())] {
+        if ports == 0 {
+            continue;
+        }
+        let null = b.ins().icmp_imm_u(IntCC::Equal, array, 0);
+        fail_if(b, null, ERROR_NULL);
+        for i in 0..ports {
+            let pointer = b.ins().load(I64, MemFlagsData::new().with_notrap(), array, 8 * i as i32);
+            let null = b.ins().icmp_imm_u(IntCC::Equal, pointer, 0);
+            fail_if(b, null, ERROR_NULL);
+        }
+    }
+    if p.arena_bytes > 0 {
+        let null = b.ins().icmp_imm_u(IntCC::Equal, params[2], 0);
+        fail_if(b, null, ERROR_NULL);
+        let low = b.ins().band_imm_u(params[2], ALIGN as i64 - 1);
+        fail_if(b, low, ERROR_ALIGNMENT);
+    }
+}
+
+fn address(b: &mut FunctionBuilder, a: &Addresses, argument: &Argument, params: &[Value], rodata: GlobalValue) -> Value {
+    let constant = |b: &mut FunctionBuilder, at: usize| {
+        let base = b.ins().symbol_value(I64, rodata);
+        displace(b, base, at)
+    };
+    match argument {
+        Argument::Derived(i) => constant(b, a.derived_at[*i]),
+        Argument::Slot(slot) => match slot.base {
+            Base::Blob(blob) => constant(b, a.blob_at[blob.index()] + slot.offset),
+            Base::Arena => displace(b, params[2], slot.offset),
+            Base::Input(i) | Base::Output(i) => {
+                let array = if matches!(slot.base, Base::Input(_)) { params[0] } else { params[1] };
+                let base = b.ins().load(I64, MemFlagsData::new().with_notrap(), array, 8 * i as i32);
+                displace(b, base, slot.offset)
+            }
+        },
+    }
+}
+
+fn displace(b: &mut FunctionBuilder, base: Value, bytes: usize) -> Value {
+    if bytes == 0 { base } else { b.ins().iadd_imm_s(base, bytes as i64) }
+}
