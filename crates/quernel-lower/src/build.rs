@@ -169,9 +169,7 @@ impl<'a> Build<'a> {
             Op::Conv { .. } => self.conv(data),
             Op::Dense { .. } => self.dense(data),
             Op::MatMul => self.matmul(x, data.args[1], y),
-            Op::BatchNorm { .. } => Err(self
-                .fault(Code::UnsupportedForm, "a batch normalization that no convolution or product absorbed")
-                .help("its parameters must be constants and its operand the result of a convolution or product with no other user")),
+            Op::BatchNorm { epsilon } => self.batch_norm(*epsilon, &data.args, y),
             Op::Unary(f) => self.unary(*f, x, y),
             Op::Binary(f) => self.binary(*f, x, data.args[1], y),
             Op::Pool { kind, window } => self.pool(*kind, window, x, y),

@@ -172,10 +172,10 @@ impl Build<'_> {
         let places = self.places(v);
         for p in &places {
             if let (Some(image), Some(halo)) = (to_image_axes(p).and_then(|p| p.image()), &self.bufs[p.buf].halo)
-                && halo.image == image
+                && halo.holds(&image)
                 && halo.margins.covers(need)
             {
-                return Ok((p.buf, image, true));
+                return Ok((p.buf, halo.image, true));
             }
         }
         let wish = self.margins.get(&v).copied().unwrap_or_default().max(need);
@@ -188,8 +188,9 @@ impl Build<'_> {
             return Ok((buf, image, false));
         };
         self.copy(&places[0], &to, self.width(v));
-        let image = to_image_axes(&to).and_then(|p| p.image()).ok_or_else(|| self.fault(Code::Internal, "an image with margins"))?;
         let buf = to.buf;
+        let halo = self.bufs[buf].halo.as_ref();
+        let image = halo.map(|h| h.image).ok_or_else(|| self.fault(Code::Internal, "an image with margins"))?;
         self.places.entry(v).or_default().push(to);
         Ok((buf, image, true))
     }
@@ -200,7 +201,8 @@ impl Build<'_> {
         // Blobs are fixed; floats are read one by one, so a caller's buffer will do for them.
         let bytes = self.width(v) == 1;
         let fits = |s: &Self, p: &View| (!slack || !bytes || s.has_slack(p.buf)) && to_image_axes(p).is_some_and(|p| p.image().is_some());
-        let view = self.place_where(v, fits, |s, _| s.fresh(v, &order));
+        // A copy has the margins other readers want, so that they need none of their own.
+        let view = self.place_where(v, fits, |s, _| s.allot(v, &order));
         let image =
             to_image_axes(&view).and_then(|p| p.image()).ok_or_else(|| self.fault(Code::Internal, "an operand that is no image"))?;
         Ok((view.buf, image))

@@ -69,6 +69,35 @@ impl Build<'_> {
         Ok(())
     }
 
+    /// A batch norm that nothing absorbed: its four operations one after another over the same memory.
+    pub fn batch_norm(&mut self, epsilon: f32, args: &[Value], y: Value) -> Result<(), Diagnostic> {
+        let parameter = |v: Value| self.g.tensor(v).and_then(|t| t.to_f32());
+        let [scale, bias, mean, variance] = [1, 2, 3, 4].map(|i: usize| args.get(i).copied().and_then(parameter));
+        let (Some(scale), Some(bias), Some(mean), Some(variance)) = (scale, bias, mean, variance) else {
+            return Err(self.fault(Code::UnsupportedForm, "a batch norm whose parameters are computed at run time"));
+        };
+        let deviation: Vec<f32> = variance.iter().map(|v| (v + epsilon).sqrt()).collect();
+        let dims = &self.g.ty(y).dims;
+        let x = self.place(args[0]);
+        let mut to = self.result(y, &x.order());
+        if iterate(&[&x, &to]).is_none() {
+            to = self.fresh(y, &x.order());
+            self.places.insert(y, vec![to.clone()]);
+        }
+        let mut from = x;
+        for (op, values) in [(Binary::Sub, mean), (Binary::Div, deviation), (Binary::Mul, scale), (Binary::Add, bias)] {
+            let constant = self.blob("batch_norm", values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+            let mut channels = vec![1; dims.len()];
+            channels[1] = values.len();
+            let b = View::row_major(constant.buf, &channels).expand(dims);
+            let over = iterate(&[&from, &b, &to]).ok_or_else(|| self.fault(Code::Internal, "a batch norm without an iteration space"))?;
+            let (reads, writes) = (vec![self.whole(from.buf), constant], vec![self.whole(to.buf)]);
+            self.emit(What::BinaryFloat { op, over, lo: f32::NEG_INFINITY, hi: f32::INFINITY }, reads, writes);
+            from = to.clone();
+        }
+        Ok(())
+    }
+
     pub fn binary(&mut self, op: Binary, a: Value, b: Value, y: Value) -> Result<(), Diagnostic> {
         let g = self.g;
         let elem = &g.ty(y).elem;

@@ -4,7 +4,7 @@
 //! of `w` pixels with pitch `w + max(left, right)` starts after `top` rows and `left` pixels.
 
 use crate::{
-    build::{Buf, BufData, Build, Span},
+    build::{Buf, BufData, Build},
     view::View,
 };
 use quernel_ir::{
@@ -26,6 +26,18 @@ pub(crate) struct Margins {
 pub(crate) struct Halo {
     pub image: Image,
     pub margins: Margins,
+}
+
+impl Halo {
+    /// Whether `image` has exactly the elements of this one; steps along extents of 1 mean nothing.
+    pub fn holds(&self, image: &Image) -> bool {
+        let (a, b) = (&self.image, image);
+        let same = |extent: usize, x: usize, y: usize| extent == 1 || x == y;
+        (a.start, a.n, a.h, a.w, a.c) == (b.start, b.n, b.h, b.w, b.c)
+            && same(a.n, a.batch, b.batch)
+            && same(a.h, a.row, b.row)
+            && same(a.w, a.pixel, b.pixel)
+    }
 }
 
 impl Margins {
@@ -125,26 +137,27 @@ impl Build<'_> {
         let bits = self.zero_bits(&ty.elem);
         let halo = Some(Halo { image, margins: m });
         let buf = self.bufs.push(BufData { base: None, bytes: n * batch * width, halo });
+        let fill = |s: &mut Self, repeat: &[(usize, usize)], start, len| s.fill_runs((buf, width, bits), repeat, start, len);
         let behind = image.start + (h - 1) * row + w * c;
-        self.fill_runs(buf, width, bits, &[n], 0, image.start, &[batch]);
+        fill(self, &[(n, batch)], 0, image.start);
         if h > 1 {
-            self.fill_runs(buf, width, bits, &[n, h - 1], image.start + w * c, gap * c, &[batch, row]);
+            fill(self, &[(n, batch), (h - 1, row)], image.start + w * c, gap * c);
         }
-        self.fill_runs(buf, width, bits, &[n], behind, batch - behind, &[batch]);
+        fill(self, &[(n, batch)], behind, batch - behind);
         Some(from_image(buf, &image, rank))
     }
 
-    /// Fills runs of `len` elements that repeat over `dims`.
-    fn fill_runs(&mut self, buf: Buf, width: usize, bits: u64, dims: &[usize], start: usize, len: usize, steps: &[usize]) {
+    /// Fills runs of `len` elements, repeated (extent, step).
+    fn fill_runs(&mut self, (buf, width, bits): (Buf, usize, u64), repeat: &[(usize, usize)], start: usize, len: usize) {
         if len == 0 {
             return;
         }
-        let repeated = || (0..dims.len()).filter(|&i| dims[i] > 1);
+        let repeat = || repeat.iter().filter(|(extent, _)| *extent > 1);
         let over = Strided {
-            dims: repeated().map(|i| dims[i]).chain([len]).collect(),
-            operands: vec![Strides { start, steps: repeated().map(|i| steps[i] as isize).chain([1]).collect() }],
+            dims: repeat().map(|(extent, _)| *extent).chain([len]).collect(),
+            operands: vec![Strides { start, steps: repeat().map(|(_, step)| *step as isize).chain([1]).collect() }],
         };
-        let whole: Span = self.whole(buf);
+        let whole = self.whole(buf);
         self.emit(What::Fill { width, over, bits }, vec![], vec![whole]);
     }
 

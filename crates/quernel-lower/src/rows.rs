@@ -4,7 +4,10 @@ use crate::{
     build::Build,
     view::{Factor, View, merge},
 };
-use quernel_ir::{Code, Diagnostic, PoolKind, ReduceKind, Value, exact, program::What};
+use quernel_ir::{
+    Code, Diagnostic, PoolKind, ReduceKind, Value, exact,
+    program::{ByteQuant, What},
+};
 
 /// `[outer][len][inner]` of a dense view whose `axes`, in logical order, form one run in memory.
 fn run(v: &View, axes: &[usize]) -> Option<(usize, usize, usize)> {
@@ -23,78 +26,104 @@ fn run(v: &View, axes: &[usize]) -> Option<(usize, usize, usize)> {
     }
 }
 
+/// All axes, with `axes` last.
+fn innermost(rank: usize, axes: &[usize]) -> Vec<usize> {
+    (0..rank).filter(|a| !axes.contains(a)).chain(axes.iter().copied()).collect()
+}
+
+/// What remains of a view without a run: factors outside the run move closer by its length.
+fn without_run(v: &View, axes: &[usize], (len, inner): (usize, usize)) -> View {
+    let closer = |f: &Factor| if f.step as usize >= inner * len { f.step / len as isize } else { f.step };
+    let rest = |a: usize| merge(v.axes[a].iter().map(|f| Factor { extent: f.extent, step: closer(f) }));
+    let axes = (0..v.axes.len()).map(|a| if axes.contains(&a) { vec![] } else { rest(a) }).collect();
+    View { buf: v.buf, start: 0, axes }
+}
+
 impl Build<'_> {
-    /// A place of `x` where `axes` form one run, copied with them innermost if need be.
-    fn run_place(&mut self, x: Value, axes: &[usize]) -> Result<(View, (usize, usize, usize)), Diagnostic> {
-        let order: Vec<usize> = (0..self.g.ty(x).rank()).filter(|a| !axes.contains(a)).chain(axes.iter().copied()).collect();
-        let view = self.place_where(x, |_, p| run(p, axes).is_some(), |s, _| s.fresh(x, &order));
+    /// A place of `x` where `axes` form one run, copied with them innermost if need be. Quantized values are turned
+    /// into f32 when `float` asks for it.
+    fn run_place(&mut self, x: Value, axes: &[usize], float: bool) -> Result<(View, (usize, usize, usize)), Diagnostic> {
+        let elem = &self.g.ty(x).elem;
+        let order = innermost(self.g.ty(x).rank(), axes);
+        let view = if float && elem.quant().is_some() {
+            let from = self.byte_quant(elem)?;
+            let bytes = self.place_where(x, |_, p| run(p, axes).is_some(), |s, _| s.fresh(x, &order));
+            let count = bytes.count();
+            let view = View { buf: self.buffer(4 * count), start: 0, axes: bytes.axes.clone() };
+            let (reads, writes) = (vec![self.dense_span(&bytes, 1)], vec![self.dense_span(&view, 4)]);
+            self.emit(What::Dequantize { count, from }, reads, writes);
+            view
+        } else {
+            self.place_where(x, |_, p| run(p, axes).is_some(), |s, _| s.fresh(x, &order))
+        };
         let shape = run(&view, axes).ok_or_else(|| self.fault(Code::Internal, "axes without a run"))?;
         Ok((view, shape))
     }
 
+    /// A place for an f32 result that lies like `like`: that of `y`, or a temporary one when `y` is quantized.
+    fn float_result(&mut self, y: Value, like: &View) -> View {
+        if self.g.ty(y).elem.is_f32() {
+            return self.result_like(y, like);
+        }
+        View { buf: self.buffer(4 * like.count()), start: 0, axes: like.axes.clone() }
+    }
+
+    /// Quantizes a temporary f32 result into `y`, if it is one.
+    fn settle(&mut self, y: Value, from: &View) -> Result<(), Diagnostic> {
+        if self.g.ty(y).elem.is_f32() {
+            return Ok(());
+        }
+        let to = self.byte_quant(&self.g.ty(y).elem)?;
+        let view = self.result_like(y, from);
+        let (reads, writes) = (vec![self.dense_span(from, 4)], vec![self.dense_span(&view, 1)]);
+        self.emit(What::Quantize { count: from.count(), to }, reads, writes);
+        Ok(())
+    }
+
     pub fn reduce(&mut self, kind: ReduceKind, axes: &[usize], x: Value, y: Value) -> Result<(), Diagnostic> {
         let (from, to) = (&self.g.ty(x).elem, &self.g.ty(y).elem);
-        if from.quant().is_some() {
-            let same = from == to;
-            return match kind {
-                ReduceKind::Mean if to.quant().is_some() => self.reduce_bytes(PoolKind::Average { include_pad: false }, axes, x, y),
-                ReduceKind::Max if same => self.reduce_bytes(PoolKind::Max, axes, x, y),
-                _ => Err(self
-                    .fault(Code::UnsupportedForm, format!("{} of quantized values to {to}", kind.name()))
-                    .help("keep this operator in float")),
-            };
+        if from.quant().is_some() && to.quant().is_some() {
+            if kind == ReduceKind::Mean {
+                return self.reduce_bytes(PoolKind::Average { include_pad: false }, axes, x, y);
+            }
+            if kind == ReduceKind::Max && from == to {
+                return self.reduce_bytes(PoolKind::Max, axes, x, y);
+            }
         }
-        let (view, (outer, len, inner)) = self.run_place(x, axes)?;
-        // What remains keeps its memory order: factors outside the run move closer by its length.
-        let axes_left = (0..view.axes.len())
-            .map(|a| {
-                if axes.contains(&a) {
-                    return vec![];
-                }
-                let closer = |f: &Factor| if f.step as usize >= inner * len { f.step / len as isize } else { f.step };
-                view.axes[a].iter().map(|f| Factor { extent: f.extent, step: closer(f) }).collect()
-            })
-            .collect();
-        let kept = View { buf: view.buf, start: 0, axes: axes_left };
-        let kept = View { axes: kept.axes.into_iter().map(merge).collect(), ..kept };
+        let (view, (outer, len, inner)) = self.run_place(x, axes, true)?;
+        let kept = without_run(&view, axes, (len, inner));
         let like = kept.reshape(&self.g.ty(y).dims).ok_or_else(|| self.fault(Code::Internal, "the shape of a reduction"))?;
-        let to = self.result_like(y, &like);
-        let (reads, writes) = (vec![self.dense_span(&view, 4)], vec![self.dense_span(&to, 4)]);
+        let result = self.float_result(y, &like);
+        let (reads, writes) = (vec![self.dense_span(&view, 4)], vec![self.dense_span(&result, 4)]);
         self.emit(What::ReduceFloat { kind, outer, len, inner }, reads, writes);
-        Ok(())
+        self.settle(y, &result)
     }
 
     pub fn softmax(&mut self, axis: usize, log: bool, x: Value, y: Value) -> Result<(), Diagnostic> {
         let g = self.g;
-        let bytes = g.ty(x).elem.quant().is_some();
-        if bytes && log {
-            return Err(self
-                .fault(Code::UnsupportedForm, "the logarithm of a softmax of quantized values")
-                .help("keep this operator in float"));
+        if g.ty(x).elem.quant().is_some() && !log {
+            return self.softmax_bytes(axis, x, y);
         }
-        let quants = match bytes {
-            true => Some((
-                self.byte_quant(&g.ty(x).elem)?,
-                match g.ty(y).elem.quant() {
-                    Some(q) => Some(self.byte(q)?),
-                    None => None,
-                },
-            )),
-            false => None,
+        let (view, (outer, len, inner)) = self.run_place(x, &[axis], true)?;
+        let result = self.float_result(y, &view);
+        let (reads, writes) = (vec![self.dense_span(&view, 4)], vec![self.dense_span(&result, 4)]);
+        self.emit(What::SoftmaxFloat { outer, len, inner, log }, reads, writes);
+        self.settle(y, &result)
+    }
+
+    fn softmax_bytes(&mut self, axis: usize, x: Value, y: Value) -> Result<(), Diagnostic> {
+        let g = self.g;
+        let from = self.byte_quant(&g.ty(x).elem)?;
+        let to: Option<ByteQuant> = match g.ty(y).elem.quant() {
+            Some(q) => Some(self.byte(q)?),
+            None => None,
         };
-        let (view, (outer, len, inner)) = self.run_place(x, &[axis])?;
-        let to_view = self.result_like(y, &view);
-        let mut reads = vec![self.dense_span(&view, self.width(x))];
-        let writes = vec![self.dense_span(&to_view, self.width(y))];
-        let what = match quants {
-            None => What::SoftmaxFloat { outer, len, inner, log },
-            Some((from, to)) => {
-                let table: Vec<u8> = exact::softmax_table(from.scale).iter().flat_map(|e| e.to_le_bytes()).collect();
-                reads.push(self.blob("softmax", table));
-                What::SoftmaxBytes { outer, len, inner, from, to }
-            }
-        };
-        self.emit(what, reads, writes);
+        let (view, (outer, len, inner)) = self.run_place(x, &[axis], false)?;
+        let result = self.result_like(y, &view);
+        let table: Vec<u8> = exact::softmax_table(from.scale).iter().flat_map(|e| e.to_le_bytes()).collect();
+        let reads = vec![self.dense_span(&view, 1), self.blob("softmax", table)];
+        let writes = vec![self.dense_span(&result, self.width(y))];
+        self.emit(What::SoftmaxBytes { outer, len, inner, from, to }, reads, writes);
         Ok(())
     }
 }

@@ -1,0 +1,374 @@
+//! Graphs for tests: helpers that add one layer each, and random graphs.
+
+use quernel_ir::{
+    Act, Binary, Elem, Graph, Multiplier, Op, Origin, PoolKind, Quant, ReduceKind, Scheme, Storage, Tensor, TensorTy, Unary, Value, Window,
+    WindowDim, infer,
+};
+
+/// SplitMix64.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    /// In `lo..=hi`.
+    pub fn range(&mut self, lo: i64, hi: i64) -> i64 {
+        lo + (self.next() % (hi - lo + 1) as u64) as i64
+    }
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    pub fn chance(&mut self, one_in: usize) -> bool {
+        self.below(one_in) == 0
+    }
+    pub fn real(&mut self, lo: f32, hi: f32) -> f32 {
+        lo + (self.next() >> 40) as f32 / (1u64 << 24) as f32 * (hi - lo)
+    }
+    pub fn pick<T: Clone>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())].clone()
+    }
+}
+
+pub struct Net {
+    pub g: Graph,
+    pub rng: Rng,
+    made: usize,
+}
+
+impl Net {
+    pub fn new(seed: u64) -> Self {
+        Self { g: Graph::new(format!("net{seed}")), rng: Rng(seed), made: 0 }
+    }
+    pub fn dims(&self, v: Value) -> Vec<usize> {
+        self.g.ty(v).dims.clone()
+    }
+    pub fn quant(&self, v: Value) -> Option<Quant> {
+        self.g.ty(v).elem.quant().cloned()
+    }
+    /// Appends `op`; the shape follows.
+    pub fn op(&mut self, op: Op, args: &[Value], elem: Elem) -> Value {
+        let dims = infer::dims(&op, &args.iter().map(|&a| self.g.ty(a)).collect::<Vec<_>>()).expect("shapes fit");
+        self.made += 1;
+        let origin = Origin::new(format!("/{}_{}", op.mnemonic(), self.made));
+        self.g.push(op, args, TensorTy::new(dims, elem), origin)
+    }
+    /// A move: the operand's type.
+    pub fn shape_op(&mut self, op: Op, x: Value) -> Value {
+        let elem = self.g.ty(x).elem.clone();
+        self.op(op, &[x], elem)
+    }
+    /// A random activation type.
+    pub fn activation(&mut self, scale: f32) -> Elem {
+        let storage = if self.rng.chance(3) { Storage::I8 } else { Storage::U8 };
+        let (lo, hi) = storage.range();
+        let zero = self.rng.range(i64::from(lo), i64::from(hi)) as i32;
+        Quant::per_tensor(storage, scale, zero).expect("legal").into()
+    }
+    pub fn quantize(&mut self, x: Value, scale: f32) -> Value {
+        let elem = self.activation(scale);
+        self.op(Op::Quantize, &[x], elem)
+    }
+    /// Random weights, one scale per output channel.
+    pub fn weights(&mut self, dims: &[usize], scales: Vec<f32>) -> Value {
+        let count: usize = dims.iter().product();
+        let kind = self.rng.below(4);
+        let scales = scales.into();
+        let (q, lo, hi) = match kind {
+            0 => (Quant::new(Storage::new(4, true).unwrap(), -8, 7, Scheme::PerAxis { axis: 0, scales }), -8, 7),
+            1 => {
+                let table = [-64i8, -8, 1, 127].into();
+                (Quant::new(Storage::new(2, false).unwrap(), 0, 3, Scheme::Table { axis: 0, scales, table }), 0, 3)
+            }
+            _ => (Quant::new(Storage::I8, -127, 127, Scheme::PerAxis { axis: 0, scales }), -127, 127),
+        };
+        let data: Vec<i64> = (0..count).map(|_| self.rng.range(lo, hi)).collect();
+        self.g.constant("w", Tensor::from_ints(TensorTy::new(dims, q.expect("legal")), data))
+    }
+    pub fn floats(&mut self, dims: &[usize]) -> Value {
+        let data: Vec<f32> = (0..dims.iter().product()).map(|_| self.rng.real(-1.0, 1.0)).collect();
+        self.g.constant("c", Tensor::f32(dims, &data))
+    }
+    fn act(&mut self) -> Act {
+        match self.rng.below(4) {
+            0 => Act::None,
+            1 => Act::Clip { lo: -0.7, hi: 2.5 },
+            _ => Act::Relu,
+        }
+    }
+    fn layer(&mut self, x: Value, wdims: &[usize], residual: Option<Value>, op: impl FnOnce(Act, bool, Multiplier) -> Op) -> Value {
+        let act = self.act();
+        let multiplier = if self.rng.chance(2) { Multiplier::F64 } else { Multiplier::F32 };
+        let taps: usize = wdims[1..].iter().product();
+        let outputs = wdims[0];
+        let op = op(act, residual.is_some(), multiplier);
+        let mut args = vec![x];
+        let Some(xq) = self.quant(x) else {
+            args.push(self.floats(wdims));
+            if self.rng.chance(2) || residual.is_some() {
+                args.push(self.floats(&[outputs]));
+            }
+            args.extend(residual);
+            return self.op(op, &args, Elem::F32);
+        };
+        let sx = xq.scale_at(0);
+        let mut scales: Vec<f32> = (0..outputs).map(|_| self.rng.real(0.002, 0.01)).collect();
+        if let Some(rq) = residual.and_then(|r| self.quant(r)) {
+            for s in &mut scales {
+                *s = (f64::from(rq.scale_at(0)) / (f64::from(sx) * self.rng.range(1, 3000) as f64)) as f32;
+            }
+        }
+        let largest = scales.iter().copied().fold(0f32, f32::max);
+        args.push(self.weights(wdims, scales));
+        if self.rng.chance(2) {
+            let data: Vec<i32> = (0..outputs).map(|_| self.rng.range(-4000, 4000) as i32).collect();
+            args.push(self.g.constant("b", Tensor::i32([outputs], &data)));
+        }
+        args.extend(residual);
+        let float_result = self.rng.chance(6) || residual.is_some_and(|r| self.g.ty(r).elem.is_f32());
+        let elem = if float_result { Elem::F32 } else { self.activation(sx * largest * (taps as f32).sqrt() * 40.0 + 1e-4) };
+        self.op(op, &args, elem)
+    }
+    /// A convolution; `groups` divides both channel counts.
+    pub fn conv(&mut self, x: Value, outputs: usize, groups: usize, window: Window, residual: Option<Value>) -> Value {
+        let mut wdims = vec![outputs, self.dims(x)[1] / groups];
+        wdims.extend(window.dims.iter().map(|d| d.kernel));
+        self.layer(x, &wdims, residual, |act, residual, multiplier| Op::Conv { window, groups, act, residual, multiplier })
+    }
+    pub fn dense(&mut self, x: Value, outputs: usize, residual: Option<Value>) -> Value {
+        let depth = *self.dims(x).last().expect("a rank");
+        self.layer(x, &[outputs, depth], residual, |act, residual, multiplier| Op::Dense { act, residual, multiplier })
+    }
+    /// A random window that fits the spatial extents.
+    pub fn window(&mut self, extents: &[usize], dilate: bool) -> Window {
+        let dims = extents.iter().map(|&e| {
+            let kernel = 1 + self.rng.below(3);
+            let dilation = if dilate && self.rng.chance(4) { 2 } else { 1 };
+            let d = WindowDim { kernel, stride: 1 + self.rng.below(2), dilation, before: 0, after: 0 };
+            let before = if self.rng.chance(2) { self.rng.below(d.span()) } else { 0 };
+            let after = if self.rng.chance(2) { self.rng.below(d.span()) } else { 0 };
+            let d = WindowDim { before, after, ..d };
+            if d.outputs(e).is_some() { d } else { WindowDim::new(1) }
+        });
+        Window { dims: dims.collect() }
+    }
+
+    /// A random operator on random values of `pool`; `None` when the draw does not fit.
+    pub fn step(&mut self, pool: &[Value]) -> Option<Value> {
+        let x = if self.rng.chance(2) { *pool.last()? } else { self.rng.pick(pool) };
+        let dims = self.dims(x);
+        let rank = dims.len();
+        let xq = self.quant(x);
+        let image = rank == 3 || rank == 4;
+        let limit = 4000;
+        match self.rng.below(24) {
+            0..=4 if image => {
+                let window = self.window(&dims[2..], true);
+                let c = dims[1];
+                let (outputs, groups) = match self.rng.below(4) {
+                    0 => (c, c),
+                    1 if c.is_multiple_of(2) => (2 * (1 + self.rng.below(12)), 2),
+                    _ => (1 + self.rng.below(20), 1),
+                };
+                let out: Vec<usize> = window.dims.iter().zip(&dims[2..]).map(|(d, e)| d.outputs(*e).expect("fits")).collect();
+                let fits = |s: &Self, v: Value| {
+                    let d = s.dims(v);
+                    let float = s.g.ty(v).elem.is_f32();
+                    d.len() == rank && d[0] == dims[0] && d[2..] == out[..] && d[1].is_multiple_of(groups) && (xq.is_some() || float)
+                };
+                let residual = pool.iter().copied().rfind(|&v| fits(self, v)).filter(|_| self.rng.chance(2));
+                let outputs = residual.map_or(outputs, |r| self.dims(r)[1]);
+                (outputs.is_multiple_of(groups)).then(|| self.conv(x, outputs, groups, window, residual))
+            }
+            5 | 6 if rank > 0 && dims[rank - 1] <= 400 => {
+                let fits = |s: &Self, v: Value| {
+                    let d = s.dims(v);
+                    d.len() == rank && d[..rank - 1] == dims[..rank - 1] && d[rank - 1] < 50 && (xq.is_some() || s.g.ty(v).elem.is_f32())
+                };
+                let residual = pool.iter().copied().rfind(|&v| fits(self, v)).filter(|_| self.rng.chance(2));
+                let drawn = 1 + self.rng.below(20);
+                let outputs = residual.map_or(drawn, |r| self.dims(r)[rank - 1]);
+                Some(self.dense(x, outputs, residual))
+            }
+            7 | 8 if image => {
+                let window = self.window(&dims[2..], false);
+                let max = self.rng.chance(2);
+                let kind = if max { PoolKind::Max } else { PoolKind::Average { include_pad: self.rng.chance(2) } };
+                let same = self.g.ty(x).elem.clone();
+                let elem = if max || xq.is_none() || self.rng.chance(2) { same } else { self.activation(0.04) };
+                Some(self.op(Op::Pool { kind, window }, &[x], elem))
+            }
+            9 => {
+                let f = self.rng.pick(&[
+                    Unary::Relu,
+                    Unary::Sigmoid,
+                    Unary::HardSwish,
+                    Unary::LeakyRelu { alpha: 0.1 },
+                    Unary::Abs,
+                    Unary::Neg,
+                ]);
+                let elem = if xq.is_some() { self.activation(0.02) } else { Elem::F32 };
+                Some(self.op(Op::Unary(f), &[x], elem))
+            }
+            10 | 11 => {
+                let fits = |s: &Self, v: Value| {
+                    infer::broadcast(&s.dims(v), &dims).is_some_and(|d| d.iter().product::<usize>() <= limit)
+                        && s.quant(v).is_some() == xq.is_some()
+                };
+                let others: Vec<Value> = pool.iter().copied().filter(|&v| fits(self, v)).collect();
+                let other = match self.rng.below(3) {
+                    0 if xq.is_none() => {
+                        let c = dims.get(1).copied().unwrap_or(1);
+                        self.floats(&if image { vec![c, 1, 1][..rank - 1].to_vec() } else { vec![1] })
+                    }
+                    _ => self.rng.pick(&others),
+                };
+                infer::broadcast(&self.dims(other), &dims)?;
+                let f = self.rng.pick(&[Binary::Add, Binary::Sub, Binary::Mul, Binary::Max, Binary::Min]);
+                let elem = if xq.is_some() { self.activation(0.05) } else { Elem::F32 };
+                let args = if self.rng.chance(2) { [x, other] } else { [other, x] };
+                Some(self.op(Op::Binary(f), &args, elem))
+            }
+            12 if rank > 0 => {
+                let axes: Vec<usize> = (0..rank).filter(|_| self.rng.chance(2)).collect();
+                let kind = self.rng.pick(&[ReduceKind::Mean, ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min]);
+                let keep = self.rng.chance(2);
+                let same = self.g.ty(x).elem.clone();
+                let other = if self.rng.chance(3) { Elem::F32 } else { self.activation(0.04) };
+                let elem = if xq.is_none() || self.rng.chance(3) { same } else { other };
+                Some(self.op(Op::Reduce { kind, axes, keep }, &[x], elem))
+            }
+            13 if rank > 0 => {
+                let axis = self.rng.below(rank);
+                let elem = if xq.is_some() && self.rng.chance(2) {
+                    Quant::per_tensor(Storage::U8, 1.0 / 256.0, 0).unwrap().into()
+                } else {
+                    Elem::F32
+                };
+                let log = self.rng.chance(3);
+                Some(self.op(Op::Softmax { axis, log }, &[x], elem))
+            }
+            14 | 15 => {
+                let count: usize = dims.iter().product();
+                let mut out = match self.rng.below(3) {
+                    0 if rank > 1 => vec![dims[0], count / dims[0]],
+                    1 if rank == 2 && count.is_multiple_of(4) => vec![1, 4, 1, count / 4],
+                    _ => dims.iter().rev().copied().collect(),
+                };
+                if self.rng.chance(4) {
+                    out.insert(0, 1);
+                }
+                (out.len() <= 4).then(|| self.shape_op(Op::Reshape { dims: out }, x))
+            }
+            16 if rank > 1 => {
+                let mut perm: Vec<usize> = (0..rank).collect();
+                for i in (1..rank).rev() {
+                    perm.swap(i, self.rng.below(i + 1));
+                }
+                Some(self.shape_op(Op::Transpose { perm }, x))
+            }
+            17 | 18 if rank > 0 => {
+                let axis = if rank > 1 { 1 } else { 0 };
+                let fits = |s: &Self, v: Value| {
+                    let d = s.dims(v);
+                    d.len() == rank && s.g.ty(v).elem == s.g.ty(x).elem && (0..rank).all(|i| i == axis || d[i] == dims[i])
+                };
+                let others: Vec<Value> = pool.iter().copied().filter(|&v| fits(self, v)).collect();
+                let other = if self.rng.chance(2) {
+                    self.shape_op(Op::Pad { before: vec![0; rank], after: vec![0; rank], value: 0.0 }, x)
+                } else {
+                    self.rng.pick(&others)
+                };
+                let elem = self.g.ty(x).elem.clone();
+                Some(self.op(Op::Concat { axis }, &[x, other], elem))
+            }
+            19 => {
+                let mut op = (vec![], vec![], vec![]);
+                for &d in &dims {
+                    let len = 1 + self.rng.below(d);
+                    let step = if len > 1 && self.rng.chance(4) { -1 } else { 1 };
+                    let room = d - len;
+                    let first = self.rng.below(room + 1);
+                    op.0.push(if step < 0 { first + len - 1 } else { first });
+                    op.1.push(step);
+                    op.2.push(len);
+                }
+                Some(self.shape_op(Op::Slice { start: op.0, step: op.1, len: op.2 }, x))
+            }
+            20 => {
+                let mut side = || dims.iter().map(|_| self.rng.below(3) / 2).collect::<Vec<_>>();
+                let (before, after) = (side(), side());
+                Some(self.shape_op(Op::Pad { before, after, value: 0.3 }, x))
+            }
+            21 => {
+                let target: Vec<usize> = dims.iter().map(|&d| if d == 1 && self.rng.chance(2) { 3 } else { d }).collect();
+                Some(self.shape_op(Op::Expand { dims: target }, x))
+            }
+            22 if xq.is_some() => {
+                if self.rng.chance(2) {
+                    let elem = self.activation(0.03);
+                    Some(self.op(Op::Requantize, &[x], elem))
+                } else {
+                    Some(self.op(Op::Dequantize, &[x], Elem::F32))
+                }
+            }
+            22 | 23 if xq.is_none() => Some(self.quantize(x, 0.03)),
+            23 if rank > 1 => {
+                let x = if xq.is_some() { self.op(Op::Dequantize, &[x], Elem::F32) } else { x };
+                let (k, n) = (dims[rank - 1], 1 + self.rng.below(6));
+                let lead = if self.rng.chance(2) { vec![] } else { dims[..rank - 2].to_vec() };
+                let count: usize = lead.iter().product::<usize>() * k * n;
+                let ones: Vec<usize> = lead.iter().copied().chain([k, n]).collect();
+                if count > limit {
+                    return None;
+                }
+                let y = self.floats(&ones);
+                Some(self.op(Op::MatMul, &[x, y], Elem::F32))
+            }
+            _ => None,
+        }
+        .filter(|&y| self.g.ty(y).count() <= limit * 4)
+    }
+
+    /// A random graph of about `ops` operators.
+    pub fn random(seed: u64, ops: usize) -> Graph {
+        let mut net = Self::new(seed);
+        let mut pool = Vec::new();
+        for i in 0..1 + net.rng.below(2) {
+            let spatial = 1 + net.rng.below(2);
+            let mut dims = vec![if net.rng.chance(3) { 2 } else { 1 }, 1 + net.rng.below(6)];
+            dims.extend((0..spatial).map(|_| 3 + net.rng.below(7)));
+            let x = net.g.input(format!("x{i}"), TensorTy::f32(dims));
+            pool.push(x);
+            let q = net.quantize(x, 0.02);
+            pool.push(q);
+        }
+        let mut tries = 0;
+        while pool.len() < ops && tries < 20 * ops {
+            tries += 1;
+            pool.extend(net.step(&pool));
+        }
+        let last = *pool.last().expect("inputs");
+        net.g.output("last", last);
+        for i in 0..net.rng.below(3) {
+            let v = net.rng.pick(&pool);
+            net.g.output(format!("y{i}"), v);
+        }
+        net.g
+    }
+}
+
+/// Random inputs of a graph.
+#[allow(dead_code)]
+pub fn inputs(g: &Graph, seed: u64) -> Vec<Tensor> {
+    let mut rng = Rng(seed ^ 0xabcd);
+    let one = |v: &Value| {
+        let ty = g.ty(*v).clone();
+        let data: Vec<f32> = (0..ty.count()).map(|_| rng.real(-2.0, 2.0)).collect();
+        Tensor::f32(ty.dims, &data)
+    };
+    g.inputs.iter().map(one).collect()
+}
