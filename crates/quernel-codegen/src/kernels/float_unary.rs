@@ -165,7 +165,7 @@ impl Math {
         let n = e.float_to_int(n);
         let bias = self.bits(e, 127);
         let n = e.b.ins().iadd(n, bias);
-        let n = e.b.ins().ishl_imm(n, 23);
+        let n = e.b.ins().ishl_imm_u(n, 23);
         let power = self.of_bits(e, n);
         let y = self.mul(e, y, power);
         let y = self.pick(e, FloatCC::Equal, (x, x), y, x);
@@ -225,7 +225,7 @@ impl Math {
         let bits = self.to_bits(e, y);
         let base = self.bits(e, float::LOG_BASE);
         let shifted = e.b.ins().isub(bits, base);
-        let exponent = e.b.ins().sshr_imm(shifted, 23);
+        let exponent = e.b.ins().sshr_imm_u(shifted, 23);
         let exponent = e.b.ins().fcvt_from_sint(if self.vector { F32X4 } else { F32 }, exponent);
         let (down, none) = (self.k(e, -23.0), self.k(e, 0.0));
         let correction = self.less(e, x, least, down, none);

@@ -42,12 +42,12 @@ fn one(e: &mut Emitter, kind: ReduceKind, x: Ptr, len: usize, inner: usize, ty: 
     }
 }
 
-/// The largest or smallest element along a stride: from the first on, `max_first(element, best)`.
+/// The largest or smallest element along a stride: `max_first(element, best)` from -infinity, which skips NaN.
 pub fn extreme(e: &mut Emitter, largest: bool, x: Ptr, len: usize, stride: i64, ty: Type) -> Value {
-    let first = e.load(ty, x, 0);
-    let math = Math::of(e, first);
-    let next = e.at(x, stride);
-    e.fold(len - 1, &[(next, stride)], &[first], |e, p, best| {
+    let start = if largest { f32::NEG_INFINITY } else { f32::INFINITY };
+    let start = if ty == F32 { e.f32(start) } else { e.splat_f32(start) };
+    let math = Math::of(e, start);
+    e.fold(len, &[(x, stride)], &[start], |e, p, best| {
         let v = e.load(ty, p[0], 0);
         vec![if largest { math.max_first(e, v, best[0]) } else { math.min_first(e, v, best[0]) }]
     })[0]

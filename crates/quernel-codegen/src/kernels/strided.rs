@@ -59,12 +59,6 @@ impl Space {
         (self.dims[last], self.steps.iter().map(|s| s[last]).collect())
     }
 
-    /// Swaps two axes.
-    pub fn swap(&mut self, a: usize, b: usize) {
-        self.dims.swap(a, b);
-        self.steps.iter_mut().for_each(|s| s.swap(a, b));
-    }
-
     /// Emits loops over all axes but the innermost `keep`; `body` gets the operands' pointers. `widths` are bytes per
     /// element of each operand.
     pub fn nest(&self, e: &mut Emitter, operands: &[Ptr], widths: &[i64], keep: usize, body: &mut dyn FnMut(&mut Emitter, &[Ptr])) {
