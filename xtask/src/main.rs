@@ -1,2 +1,68 @@
-//! Project chores.
-fn main() {}
+//! Chores of this repository: `cargo xtask COMMAND`.
+//!
+//! Depends on the light crates only, so that a chore starts in seconds and `check` reports bad formatting before
+//! anything large is built.
+
+mod bless;
+mod check;
+mod docs;
+
+use std::{
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+/// A chore: its arguments in, a line about what went wrong out.
+type Run = fn(&[String]) -> Result<(), String>;
+
+/// Name, arguments and purpose for the usage text, function.
+const COMMANDS: &[(&str, &str, Run)] = &[
+    ("check", "everything a change must pass; stops at the first failure", check::run),
+    ("bless [FILTER]", "rewrites snapshots that differ and lists what changed", bless::run),
+    ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let name = |row: &(&'static str, &str, Run)| row.0.split(' ').next().unwrap_or_default();
+    let Some(command) = COMMANDS.iter().find(|row| arguments.first().is_some_and(|a| a == name(row))) else {
+        eprintln!("usage: cargo xtask COMMAND\n");
+        for (form, purpose, _) in COMMANDS {
+            eprintln!("  {form:<15} {purpose}");
+        }
+        return ExitCode::from(2);
+    };
+    match (command.2)(&arguments[1..]) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask {}: {why}", name(command));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// `program` to be run in the workspace's folder; `cargo` is the one that runs this chore.
+fn command(program: &str) -> Command {
+    let cargo = std::env::var_os("CARGO").filter(|_| program == "cargo");
+    let mut command = Command::new(cargo.unwrap_or_else(|| program.into()));
+    command.current_dir(root());
+    command
+}
+
+/// Runs to the end; a failure to start or an exit status other than 0 is an error.
+fn succeed(mut command: Command, line: &str) -> Result<(), String> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("`{line}` failed: {status}")),
+        Err(why) => Err(format!("`{line}` did not start: {why}")),
+    }
+}
+
+fn no_arguments(arguments: &[String]) -> Result<(), String> {
+    if arguments.is_empty() { Ok(()) } else { Err(format!("takes no arguments, not {:?}", arguments.join(" "))) }
+}

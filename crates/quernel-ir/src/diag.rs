@@ -18,6 +18,18 @@ pub enum Class {
     Bug,
 }
 
+impl Class {
+    /// One lowercase word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Unsupported => "unsupported",
+            Self::Limit => "limit",
+            Self::Bug => "bug",
+        }
+    }
+}
+
 macro_rules! codes {
     ($($number:literal $variant:ident $class:ident $title:literal $explain:literal;)*) => {
         /// Every kind of diagnostic. Numbers are stable.
@@ -103,6 +115,28 @@ impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "QN{:04}", self.number())
     }
+}
+
+/// The page `docs/errors.md`: every code with its class, title and explanation. `cargo xtask docs` writes it.
+pub fn errors_markdown() -> String {
+    let mut page = String::from(
+        "<!-- Written by `cargo xtask docs` from crates/quernel-ir/src/diag.rs; do not edit. -->\n\n# Diagnostics\n\n\
+         Every diagnostic has a number that never changes its meaning; `quernel explain QN0002` prints the same text as\n\
+         this page. The class says whose turn it is:\n\n",
+    );
+    for class in [Class::User, Class::Unsupported, Class::Limit, Class::Bug] {
+        let meaning = match class {
+            Class::User => "the file, the samples or the options are wrong",
+            Class::Unsupported => "the model is fine, this version of Quernel cannot compile it",
+            Class::Limit => "a documented limit was exceeded",
+            Class::Bug => "Quernel is wrong",
+        };
+        page += &format!("* **{}**: {meaning}.\n", class.name());
+    }
+    for code in Code::ALL {
+        page += &format!("\n## {code}: {}\n\n*{}.* {}\n", code.title(), code.class().name(), code.explanation());
+    }
+    page
 }
 
 /// Where a diagnostic points.

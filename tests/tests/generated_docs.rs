@@ -1,0 +1,24 @@
+//! Pages of `docs/` that are made from the code are as the code would make them now.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// What a generated page starts with; `cargo xtask docs` writes these pages.
+const MARK: &str = "<!-- Written by `cargo xtask docs`";
+
+#[test]
+fn generated_pages_are_fresh() {
+    let pages = BTreeMap::from([("errors.md", quernel::ir::diag::errors_markdown())]);
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    for (name, contents) in &pages {
+        assert!(contents.starts_with(MARK), "docs/{name} does not say where it comes from");
+        let committed = fs::read_to_string(docs.join(name)).unwrap_or_default();
+        assert!(committed == *contents, "docs/{name} is stale: run `cargo xtask docs`");
+    }
+    for entry in fs::read_dir(&docs).expect("docs/ is readable") {
+        let path = entry.expect("an entry of docs/").path();
+        if path.is_file() && fs::read_to_string(&path).is_ok_and(|text| text.starts_with(MARK)) {
+            let name = path.file_name().and_then(|n| n.to_str()).expect("a UTF-8 name");
+            assert!(pages.contains_key(name), "docs/{name} says it is generated, but nothing generates it");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask docs`: pages of `docs/` that are made from the code, so that they cannot say anything else.
+
+use std::fs;
+
+/// Path in the repository, contents. `tests/tests/generated_docs.rs` compares the same pages.
+const PAGES: &[(&str, fn() -> String)] = &[("docs/errors.md", quernel_ir::diag::errors_markdown)];
+
+pub fn run(arguments: &[String]) -> Result<(), String> {
+    let only_check = match arguments {
+        [] => false,
+        [one] if one == "--check" => true,
+        _ => return Err("the only argument is --check".into()),
+    };
+    let mut stale = Vec::new();
+    for (page, contents) in PAGES {
+        let path = crate::root().join(page);
+        let contents = contents();
+        if fs::read_to_string(&path).is_ok_and(|old| old == contents) {
+            continue;
+        }
+        stale.push(*page);
+        if !only_check {
+            fs::write(&path, contents).map_err(|why| format!("{page} cannot be written: {why}"))?;
+            eprintln!("wrote {page}");
+        }
+    }
+    if only_check && !stale.is_empty() {
+        return Err(format!("stale: {}; `cargo xtask docs` writes them", stale.join(", ")));
+    }
+    Ok(())
+}
