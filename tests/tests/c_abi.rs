@@ -7,7 +7,8 @@ use quernel_tests::{cc, fixture, root, succeed};
 use std::{path::Path, process::Command};
 
 fn digits(name: &str, level: Option<Level>) -> (Model, Compiled) {
-    let model = Model::read(&fixture("digits.onnx"), &ModelOptions { name: Some(name.into()), ..ModelOptions::default() }).expect("digits imports");
+    let model =
+        Model::read(&fixture("digits.onnx"), &ModelOptions { name: Some(name.into()), ..ModelOptions::default() }).expect("digits imports");
     let compiler = Compiler { calibration: Calibration::samples(fixture("digits_calib.npz")), level, ..Compiler::default() };
     let compiled = compiler.compile(&model, &mut |_| ()).expect("digits compiles");
     (model, compiled)
@@ -53,7 +54,11 @@ fn the_object_needs_nothing_and_keeps_no_state() {
     write(&compiled, folder.path(), "digits");
     let bytes = std::fs::read(folder.path().join("digits.o")).expect("an object");
     let file = object::File::parse(&*bytes).expect("an ELF object");
-    let undefined: Vec<_> = file.symbols().filter(|s| s.is_undefined() && !s.name().unwrap_or("").is_empty()).map(|s| s.name().unwrap_or("").to_owned()).collect();
+    let undefined: Vec<_> = file
+        .symbols()
+        .filter(|s| s.is_undefined() && !s.name().unwrap_or("").is_empty())
+        .map(|s| s.name().unwrap_or("").to_owned())
+        .collect();
     assert!(undefined.is_empty(), "undefined symbols: {undefined:?}");
     for section in file.sections() {
         let name = section.name().expect("a name");
@@ -76,7 +81,14 @@ fn links_into_static_pie_and_shared_programs_and_beside_other_models() {
     for flags in [&["-static"][..], &["-pie", "-fPIE"], &["-no-pie"]] {
         let program = folder.path().join("three");
         succeed(
-            cc("c11").args(flags).arg("-I").arg(folder.path()).arg(root().join("tests/c/three.c")).args([object("one"), object("two"), object("three")]).arg("-o").arg(&program),
+            cc("c11")
+                .args(flags)
+                .arg("-I")
+                .arg(folder.path())
+                .arg(root().join("tests/c/three.c"))
+                .args([object("one"), object("two"), object("three")])
+                .arg("-o")
+                .arg(&program),
         );
         succeed(&mut Command::new(&program));
     }

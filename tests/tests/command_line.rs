@@ -8,7 +8,12 @@ use std::{
 
 fn quernel(arguments: &[&str]) -> Output {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    Command::new(cargo).args(["run", "-q", "--release", "--offline", "--"]).args(arguments).current_dir(root()).output().expect("cargo runs the binary")
+    Command::new(cargo)
+        .args(["run", "-q", "--release", "--offline", "--"])
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("cargo runs the binary")
 }
 
 fn text(path: &Path) -> String {
@@ -95,7 +100,9 @@ fn bad_options_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let object = text(&folder.path().join("m.o"));
     let compile = ["compile", "fixtures/digits.onnx", "--bits", "float"];
-    let with = |more: &[&'static str]| -> Vec<&str> { compile.iter().copied().chain(more.iter().copied()).chain(["-o", object.as_str()]).collect() };
+    let with = |more: &[&'static str]| -> Vec<&str> {
+        compile.iter().copied().chain(more.iter().copied()).chain(["-o", object.as_str()]).collect()
+    };
     refuses(&with(&["--target", "pdp11-unknown-none"]), folder.path(), &["QN0031", "pdp11"]);
     refuses(&with(&["--target-cpu", "z80"]), folder.path(), &["QN0031", "z80"]);
     refuses(&with(&["--name", "int main"]), folder.path(), &["QN0032", "int main"]);

@@ -46,7 +46,9 @@ fn agree(compiled: &Compiled, inputs: &[Tensor]) -> Vec<Tensor> {
 fn float(path: &Path) -> datatest_stable::Result<()> {
     let model = model(path);
     let samples = samples(path, &model);
-    let compiled = Compiler { bits: Bits::uniform(Width::Float), ..Compiler::default() }.compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+    let compiled = Compiler { bits: Bits::uniform(Width::Float), ..Compiler::default() }
+        .compile(&model, &mut |_| ())
+        .unwrap_or_else(|e| panic!("{e}"));
     for i in 0..samples.len() {
         let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
         for ((name, _), tensor) in model.imported.graph.outputs.iter().zip(got) {

@@ -18,7 +18,11 @@ struct Case {
 }
 
 fn check(case: &Case, least_top1: f64, most_drop: f64) {
-    let options = |rows: &Range<usize>| SampleOptions { rename: [(case.input.to_owned(), "x".to_owned())].into(), rows: Some(rows.clone()), transform: case.transform.clone() };
+    let options = |rows: &Range<usize>| SampleOptions {
+        rename: [(case.input.to_owned(), "x".to_owned())].into(),
+        rows: Some(rows.clone()),
+        transform: case.transform.clone(),
+    };
     let model = Model::read(&case.model, &ModelOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     let samples = Samples::open_with(&case.test.0, &model.inputs(), &options(&case.test.1)).unwrap_or_else(|e| panic!("{e:?}"));
     let calibration = Calibration::Samples(case.calibration.0.clone(), options(&case.calibration.1));
@@ -33,13 +37,15 @@ fn check(case: &Case, least_top1: f64, most_drop: f64) {
     for level in Level::host() {
         compiler.level = Some(level);
         let compiled = compiler.compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
-        check_against_interpreter(&compiled, &samples.slice(0..samples.len().min(10)), &mut |_| ()).unwrap_or_else(|e| panic!("level {}: {e}", level.name()));
+        check_against_interpreter(&compiled, &samples.slice(0..samples.len().min(10)), &mut |_| ())
+            .unwrap_or_else(|e| panic!("level {}: {e}", level.name()));
     }
 }
 
 #[test]
 fn mnist() {
-    let (Some(model), Some(train), Some(test)) = (real_model("mnist/mnist_cntk_op8.onnx"), real_model("mnist/mnist_train_20000.npz"), real_model("mnist/mnist_test_5000.npz"))
+    let (Some(model), Some(train), Some(test)) =
+        (real_model("mnist/mnist_cntk_op8.onnx"), real_model("mnist/mnist_train_20000.npz"), real_model("mnist/mnist_test_5000.npz"))
     else {
         return;
     };
@@ -49,7 +55,10 @@ fn mnist() {
 
 #[test]
 fn resnet8() {
-    let (Some(model), Some(data)) = (real_model("cifar10_resnet8/ic_resnet8_fp32.onnx"), real_model("cifar10_resnet8/cifar10_4000.npz")) else { return };
+    let (Some(model), Some(data)) = (real_model("cifar10_resnet8/ic_resnet8_fp32.onnx"), real_model("cifar10_resnet8/cifar10_4000.npz"))
+    else {
+        return;
+    };
     let transform = Transform { layout: Some(Layout::ChannelsLast), ..Transform::default() };
     let case = Case { model, input: "input_1", calibration: (data.clone(), 0..64), test: (data, 1000..1300), transform };
     check(&case, 90.0, 1.5);

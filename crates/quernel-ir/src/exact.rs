@@ -90,7 +90,15 @@ pub fn residual_factor(sr: f32, sx: f32, sw: f32) -> Option<i32> {
 /// Integer bounds `(lo, hi)` of an output type under a real clamp `[a, b]`:
 /// the images of the clamp, within the range of the type.
 pub fn clamp_bounds(a: f32, b: f32, scale: f32, zero: i32, min: i32, max: i32) -> (i32, i32) {
-    let image = |x: f32| if x == f32::NEG_INFINITY { min } else if x == f32::INFINITY { max } else { quantize(x, scale, zero, min, max) };
+    let image = |x: f32| {
+        if x == f32::NEG_INFINITY {
+            min
+        } else if x == f32::INFINITY {
+            max
+        } else {
+            quantize(x, scale, zero, min, max)
+        }
+    };
     let (lo, hi) = (image(a), image(b));
     (lo, hi.max(lo))
 }

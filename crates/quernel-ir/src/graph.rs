@@ -149,7 +149,10 @@ impl Graph {
     pub fn constant(&mut self, name: impl Into<String>, tensor: Tensor) -> Value {
         let base: String = name.into();
         let taken: BTreeSet<&str> = self.consts.iter().map(|(_, c)| c.name.as_str()).collect();
-        let name = std::iter::once(base.clone()).chain((1..).map(|i| format!("{base}.{i}"))).find(|n| !taken.contains(n.as_str())).expect("endless names");
+        let name = std::iter::once(base.clone())
+            .chain((1..).map(|i| format!("{base}.{i}")))
+            .find(|n| !taken.contains(n.as_str()))
+            .expect("endless names");
         let ty = tensor.ty.clone();
         let c = self.consts.push(ConstData { name: name.clone(), tensor });
         self.values.push(ValueData { ty, def: Def::Const(c), name })

@@ -8,7 +8,11 @@ use crate::{
 /// Dimensions of the result of `op` on operands of types `args`. `Err` says in one sentence what does not fit.
 pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
     let arity = |least: usize, most: usize| {
-        if (least..=most).contains(&args.len()) { Ok(()) } else { Err(format!("{} takes {least} to {most} operands, not {}", op.mnemonic(), args.len())) }
+        if (least..=most).contains(&args.len()) {
+            Ok(())
+        } else {
+            Err(format!("{} takes {least} to {most} operands, not {}", op.mnemonic(), args.len()))
+        }
     };
     match op {
         Op::Conv { window, groups, residual, .. } => {
@@ -82,7 +86,8 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
         }
         Op::Binary(_) => {
             arity(2, 2)?;
-            broadcast(&args[0].dims, &args[1].dims).ok_or_else(|| format!("{} and {} do not broadcast", show(&args[0].dims), show(&args[1].dims)))
+            broadcast(&args[0].dims, &args[1].dims)
+                .ok_or_else(|| format!("{} and {} do not broadcast", show(&args[0].dims), show(&args[1].dims)))
         }
         Op::Pool { window, .. } => {
             arity(1, 1)?;
@@ -160,7 +165,10 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
             if before.len() != x.len() || after.len() != x.len() {
                 return Err(format!("padding of {} axes on {}", before.len(), show(x)));
             }
-            (0..x.len()).map(|i| x[i].checked_add(before[i])?.checked_add(after[i])).collect::<Option<_>>().ok_or_else(|| "padding overflows".into())
+            (0..x.len())
+                .map(|i| x[i].checked_add(before[i])?.checked_add(after[i]))
+                .collect::<Option<_>>()
+                .ok_or_else(|| "padding overflows".into())
         }
         Op::Expand { dims } => {
             arity(1, 1)?;
@@ -200,7 +208,11 @@ fn spatial(window: &Window, extents: &[usize]) -> Result<Vec<usize>, String> {
     sound(window)?;
     let mut out = Vec::with_capacity(extents.len());
     for (d, &extent) in window.dims.iter().zip(extents) {
-        out.push(d.outputs(extent).ok_or_else(|| format!("a window spanning {} does not fit extent {extent} padded by {}, {}", d.span(), d.before, d.after))?);
+        out.push(
+            d.outputs(extent).ok_or_else(|| {
+                format!("a window spanning {} does not fit extent {extent} padded by {}, {}", d.span(), d.before, d.after)
+            })?,
+        );
     }
     Ok(out)
 }

@@ -262,7 +262,13 @@ pub struct Conv {
 impl Conv {
     /// Extents of the weights.
     pub fn weight_dims(&self) -> WeightDims {
-        WeightDims { o: self.output.c, i: self.input.c / self.groups, kh: self.window[0].kernel, kw: self.window[1].kernel, groups: self.groups }
+        WeightDims {
+            o: self.output.c,
+            i: self.input.c / self.groups,
+            kh: self.window[0].kernel,
+            kw: self.window[1].kernel,
+            groups: self.groups,
+        }
     }
     /// Whether some tap falls outside the operand.
     pub fn padded(&self) -> bool {

@@ -15,7 +15,11 @@ impl Tensor {
     /// `Err` when the number of bytes does not fit the type.
     pub fn new(ty: TensorTy, bytes: impl Into<Arc<[u8]>>) -> Result<Self, String> {
         let bytes = bytes.into();
-        if bytes.len() == ty.bytes() { Ok(Self { ty, bytes }) } else { Err(format!("{} bytes of data for type {ty}, which has {}", bytes.len(), ty.bytes())) }
+        if bytes.len() == ty.bytes() {
+            Ok(Self { ty, bytes })
+        } else {
+            Err(format!("{} bytes of data for type {ty}, which has {}", bytes.len(), ty.bytes()))
+        }
     }
     /// A plain f32 tensor. Panics when `data` does not fill `dims`.
     pub fn f32(dims: impl Into<Vec<usize>>, data: &[f32]) -> Self {
@@ -23,11 +27,13 @@ impl Tensor {
     }
     /// A plain i32 tensor. Panics when `data` does not fill `dims`.
     pub fn i32(dims: impl Into<Vec<usize>>, data: &[i32]) -> Self {
-        Self::new(TensorTy::new(dims, Scalar::I32), data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).expect("data fills dims")
+        Self::new(TensorTy::new(dims, Scalar::I32), data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+            .expect("data fills dims")
     }
     /// A plain i64 tensor. Panics when `data` does not fill `dims`.
     pub fn i64(dims: impl Into<Vec<usize>>, data: &[i64]) -> Self {
-        Self::new(TensorTy::new(dims, Scalar::I64), data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).expect("data fills dims")
+        Self::new(TensorTy::new(dims, Scalar::I64), data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+            .expect("data fills dims")
     }
     /// A quantized or integer tensor from its stored integers. Panics when `data` does not fill the type or a
     /// number does not fit its storage.

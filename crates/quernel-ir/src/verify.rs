@@ -74,7 +74,8 @@ pub fn verify(g: &Graph, stage: Stage) -> Result<Verified<'_>, Vec<Fault>> {
             faults.push(Fault { node: Some(n), place: n.to_string(), message: "does not exist".into() });
             continue;
         };
-        let mut fault = |message: String| faults.push(Fault { node: Some(n), place: format!("{} ({})", g.describe(n), data.op.mnemonic()), message });
+        let mut fault =
+            |message: String| faults.push(Fault { node: Some(n), place: format!("{} ({})", g.describe(n), data.op.mnemonic()), message });
         let mut sound = true;
         for (i, &a) in data.args.iter().enumerate() {
             let known = g.values.get(a).is_some_and(|d| matches!(d.def, Def::Const(_)) || defined.contains(&a));
@@ -147,13 +148,20 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
                 Scheme::PerAxis { axis, scales } | Scheme::Table { axis, scales, .. } => *axis == 0 && scales.len() == args[1].dims[0],
             });
             let residual_ok = !residual || args.last().is_some_and(|r| per_tensor(r) || (r.elem.is_f32() && result.elem.is_f32()));
-            check(per_tensor(args[0]) && weights && (!bias || args[2].elem == Elem::I32) && residual_ok && (per_tensor(result) || result.elem.is_f32()))
+            check(
+                per_tensor(args[0])
+                    && weights
+                    && (!bias || args[2].elem == Elem::I32)
+                    && residual_ok
+                    && (per_tensor(result) || result.elem.is_f32()),
+            )
         }
         Op::MatMul | Op::BatchNorm { .. } => check(all_f32()),
         Op::Reduce { .. } | Op::Softmax { .. } => check(all_f32() || per_tensor(args[0]) && (per_tensor(result) || result.elem.is_f32())),
         Op::Unary(_) => check(all_f32() || per_tensor(args[0]) && per_tensor(result)),
         Op::Binary(_) => {
-            let same = args[0].elem == args[1].elem && args[0].elem == result.elem && matches!(result.elem, Elem::Scalar(s) if s != Scalar::Bool);
+            let same =
+                args[0].elem == args[1].elem && args[0].elem == result.elem && matches!(result.elem, Elem::Scalar(s) if s != Scalar::Bool);
             check(same || args.iter().all(|a| per_tensor(a)) && per_tensor(result))
         }
         Op::Pool { kind: PoolKind::Average { .. }, .. } => check(all_f32() || per_tensor(args[0]) && per_tensor(result)),
