@@ -16,7 +16,7 @@ use crate::{
 /// `log2 e`.
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// High part of `ln 2`: 9 trailing zero bits, so `n * LN2_HI` is exact for `|n| < 2^9`.
-pub const LN2_HI: f32 = 0.693_359_375;
+pub const LN2_HI: f32 = 355.0 / 512.0;
 /// `ln 2 - LN2_HI`.
 pub const LN2_LO: f32 = -2.121_944_4e-4;
 /// `1.5 * 2^23`: adding and subtracting it rounds `|x| < 2^22` to the nearest even integer.
@@ -26,7 +26,7 @@ pub const EXP_LO: f32 = -87.336_54;
 /// Above this `exp` is infinite.
 pub const EXP_HI: f32 = 88.376_26;
 /// Polynomial of `(exp(r) - 1 - r) / r^2` on `|r| <= ln 2 / 2`, highest power first (Cephes `expf`).
-pub const EXP_POLY: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+pub const EXP_POLY: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
 /// `exp(x)`; relative error at most 2^-22 where the result is normal; 0 below [`EXP_LO`], infinity above
 /// [`EXP_HI`], NaN for NaN.
@@ -44,10 +44,10 @@ pub fn exp(x: f32) -> f32 {
         0.0
     } else if x > EXP_HI {
         f32::INFINITY
-    } else if x == x {
-        y * power
-    } else {
+    } else if x.is_nan() {
         x
+    } else {
+        y * power
     }
 }
 
@@ -75,7 +75,7 @@ pub fn sigmoid(x: f32) -> f32 {
 /// From here on `tanh` goes through `exp`.
 pub const TANH_SPLIT: f32 = 0.625;
 /// Polynomial in `x^2` of `(tanh(x) - x) / x^3` below [`TANH_SPLIT`].
-pub const TANH_POLY: [f32; 5] = [-5.691_985_6e-3, 2.062_629_2e-2, -5.373_532e-2, 1.333_138_2e-1, -3.333_328_1e-1];
+pub const TANH_POLY: [f32; 5] = [-5.691_985_6e-3, 2.062_629_2e-2, -5.373_532e-2, 1.333_138_2e-1, -3.333_328e-1];
 
 /// Hyperbolic tangent; error at most 2^-22.
 pub fn tanh(x: f32) -> f32 {
@@ -94,8 +94,7 @@ pub const ERF_END: f32 = 4.0;
 pub const ERF_POLY: [f32; 7] =
     [7.847_259e-5, -8.008_189e-4, 5.188_099e-3, -2.685_369_2e-2, 1.128_358_24e-1, -3.761_262_6e-1, 1.283_791_7e-1];
 /// Polynomial of `ln(1 - erf(x))` from [`ERF_SPLIT`] to [`ERF_END`].
-pub const ERFC_POLY: [f32; 7] =
-    [1.873_752_5e-4, -2.957_14e-3, 2.187_488_2e-2, -1.031_814_6e-1, -6.380_612_3e-1, -1.127_138_1, -3.297_907e-4];
+pub const ERFC_POLY: [f32; 7] = [1.873_752_5e-4, -2.957_14e-3, 2.187_488_2e-2, -1.031_814_6e-1, -6.380_612e-1, -1.127_138_1, -3.297_907e-4];
 
 /// Gauss error function; error at most 2^-22.
 pub fn erf(x: f32) -> f32 {
@@ -129,7 +128,7 @@ pub fn swish(x: f32, alpha: f32) -> f32 {
 /// The bits of `sqrt(1/2)`: the mantissa of [`log`] lies in `[sqrt(1/2), sqrt 2)`.
 pub const LOG_BASE: u32 = 0x3f35_04f3;
 /// Polynomial in `s^2` of `(ln((1 + s) / (1 - s)) - 2 s) / s^3`.
-pub const LOG_POLY: [f32; 3] = [2.987_652_1e-1, 3.997_733_3e-1, 6.666_677_6e-1];
+pub const LOG_POLY: [f32; 3] = [2.987_652e-1, 3.997_733_3e-1, 6.666_677_6e-1];
 
 /// Natural logarithm; error at most 2^-22 (subnormal operands included); -infinity for 0, NaN below, infinity for
 /// infinity.
