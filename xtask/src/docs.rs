@@ -2,8 +2,11 @@
 
 use std::fs;
 
-/// Path in the repository, contents. `tests/tests/generated_docs.rs` compares the same pages.
-const PAGES: &[(&str, fn() -> String)] = &[("docs/errors.md", quernel_ir::diag::errors_markdown)];
+/// Path in the repository, contents.
+type Page = (&'static str, fn() -> String);
+
+/// `tests/tests/generated_docs.rs` compares the same pages.
+const PAGES: &[Page] = &[("docs/errors.md", quernel_ir::diag::errors_markdown)];
 
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let only_check = match arguments {
