@@ -141,7 +141,7 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
                 if a.rank() != out.len() || (0..out.len()).any(|i| i != *axis && a.dims[i] != out[i]) {
                     return Err(format!("{} beside {} along axis {axis}", show(&a.dims), show(&out)));
                 }
-                out[*axis] += a.dims[*axis];
+                out[*axis] = out[*axis].checked_add(a.dims[*axis]).ok_or("concatenation overflows")?;
             }
             Ok(out)
         }
