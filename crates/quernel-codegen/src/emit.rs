@@ -124,7 +124,7 @@ impl<'f> Emitter<'f> {
     }
     /// Whether byte dot products are one instruction.
     pub fn dots(&self) -> bool {
-        self.machine.level == Level::V128Dot
+        self.machine.level >= Level::V128Dot
     }
 
     /// Pointer to the start of read slot `i`.

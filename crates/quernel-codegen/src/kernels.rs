@@ -65,9 +65,16 @@ pub struct Plan {
     pub arguments: Vec<Argument>,
 }
 
+impl Plan {
+    /// A plan that passes the step's slots as they are.
+    pub fn direct(step: &Step) -> Self {
+        Self { kernel: Kernel::Only, arguments: step.reads.iter().chain(&step.writes).map(|s| Argument::Slot(*s)).collect() }
+    }
+}
+
 /// Chooses the kernel of a step; appends constants it needs to `derived`.
 pub fn plan(program: &Program, step: &Step, machine: &Machine, derived: &mut Vec<Vec<u8>>) -> Plan {
-    let mut plan = Plan { kernel: Kernel::Only, arguments: step.reads.iter().chain(&step.writes).map(|s| Argument::Slot(*s)).collect() };
+    let mut plan = Plan::direct(step);
     match &step.what {
         What::Conv { conv, signed, .. } => conv::plan(program, step, conv, *signed, machine, derived, &mut plan),
         What::ConvFloat { conv, .. } => plan.kernel = conv_float::choose(conv, step, machine),

@@ -11,6 +11,7 @@ mod guard;
 mod header;
 mod jit;
 mod kernels;
+mod leaf;
 mod network;
 mod object;
 mod target;

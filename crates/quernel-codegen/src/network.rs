@@ -8,7 +8,8 @@ use crate::{
     emit::{Emitter, Machine},
     guard, kernels,
     kernels::{Argument, Kernel, Plan},
-    target::Target,
+    leaf::{self, Leaf},
+    target::{Level, Target},
 };
 use cranelift_codegen::{
     Context,
@@ -18,7 +19,7 @@ use cranelift_codegen::{
         condcodes::IntCC,
         types::{I32, I64},
     },
-    isa::OwnedTargetIsa,
+    isa::{CallConv, OwnedTargetIsa},
 };
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
@@ -41,6 +42,8 @@ pub struct Record {
     pub name: String,
     /// First step that uses it.
     pub step: Option<usize>,
+    /// Kernel, by its contract; empty for glue.
+    pub kernel: String,
     /// Code bytes.
     pub bytes: usize,
     /// Stack bytes of a call, return address included.
@@ -124,7 +127,17 @@ pub fn define<M: Module>(
     let machine = Machine::new(target, level);
 
     let mut derived = Vec::new();
-    let plans: Vec<Plan> = p.steps.iter().map(|s| kernels::plan(p, s, &machine, &mut derived)).collect();
+    let leaves: Vec<Option<Leaf>> = p
+        .steps
+        .iter()
+        .map(|s| (level == Level::V512Dot).then(|| leaf::avx512_vnni(p, s, target.has("avx512vbmi"))).flatten())
+        .collect();
+    let plans: Vec<Plan> = p
+        .steps
+        .iter()
+        .zip(&leaves)
+        .map(|(s, leaf)| if leaf.is_some() { Plan::direct(s) } else { kernels::plan(p, s, &machine, &mut derived) })
+        .collect();
     let (blob_at, derived_at, constants) = constants(p, &derived);
     let rodata_bytes = constants.len();
     let rodata = module.declare_data(&format!("{prefix}_constants"), Linkage::Local, false, false).map_err(bug)?;
@@ -149,8 +162,21 @@ pub fn define<M: Module>(
 
     // One function per distinct step.
     let mut distinct: Vec<(Kernel, &What, Vec<Endianness>, FuncId)> = Vec::new();
+    let mut distinct_leaves: Vec<(&Leaf, FuncId)> = Vec::new();
     let mut calls = Vec::new();
     for (index, (step, plan)) in p.steps.iter().zip(&plans).enumerate() {
+        if let Some(leaf) = &leaves[index] {
+            let id = match distinct_leaves.iter().find(|(known, _)| *known == leaf) {
+                Some((_, id)) => *id,
+                None => {
+                    let id = c.leaf(&format!("{prefix}_s{index}_{}", step.what.name()), index, leaf, plan.arguments.len())?;
+                    distinct_leaves.push((leaf, id));
+                    id
+                }
+            };
+            calls.push(Call { id, index });
+            continue;
+        }
         let native = |s: &Slot| machine.big_endian && matches!(s.base, Base::Input(_) | Base::Output(_));
         let orders: Vec<Endianness> =
             step.reads.iter().chain(&step.writes).map(|s| if native(s) { Endianness::Big } else { Endianness::Little }).collect();
@@ -277,6 +303,7 @@ impl<M: Module> Compiler<'_, M> {
         self.records.push(Record {
             name: name.to_owned(),
             step,
+            kernel: String::new(),
             bytes: bytes.len(),
             frame,
             clif,
@@ -323,6 +350,24 @@ impl<M: Module> Compiler<'_, M> {
         Ok(id)
     }
 
+    /// Defines a leaf kernel. Its calling convention is System V's on every system.
+    fn leaf(&mut self, name: &str, step: usize, leaf: &Leaf, arguments: usize) -> Result<FuncId, Diagnostic> {
+        let mut signature = Signature::new(CallConv::SystemV);
+        signature.params = vec![AbiParam::new(I64); arguments];
+        let id = self.module.declare_function(name, Linkage::Local, &signature).map_err(bug)?;
+        self.module.define_function_bytes(id, leaf::LEAF_ALIGN, &leaf.code, &[]).map_err(bug)?;
+        self.records.push(Record {
+            name: name.to_owned(),
+            step: Some(step),
+            kernel: leaf.kernel.clone(),
+            bytes: leaf.code.len(),
+            frame: leaf.frame,
+            clif: String::new(),
+            assembly: if self.keep.assembly { leaf::disassemble(&leaf.code) } else { String::new() },
+        });
+        Ok(id)
+    }
+
     /// `NAME_run_v`, the guard around the body.
     fn guard(&mut self, name: &str, target: &Target, body: FuncId, stack: &mut usize) -> Result<FuncId, Diagnostic> {
         let guard = guard::guard(target)?;
@@ -338,6 +383,7 @@ impl<M: Module> Compiler<'_, M> {
         self.records.push(Record {
             name: name.to_owned(),
             step: None,
+            kernel: String::new(),
             bytes: guard.bytes.len(),
             frame: guard.stack,
             clif: String::new(),

@@ -16,6 +16,8 @@ pub struct FunctionInfo {
     pub name: String,
     /// The first step that calls it; `None` for the entry.
     pub step: Option<usize>,
+    /// Leaf kernel, by its contract; empty for code of Cranelift.
+    pub kernel: String,
     /// Code bytes.
     pub bytes: usize,
 }
@@ -47,7 +49,7 @@ pub fn object(p: &Program, target: &Target, options: &Options) -> Result<Object,
         stack_bytes: network.stack_bytes,
         code_bytes: network.functions.iter().map(|f| f.bytes).sum(),
         rodata_bytes: network.rodata_bytes,
-        functions: network.functions.into_iter().map(|f| FunctionInfo { name: f.name, step: f.step, bytes: f.bytes }).collect(),
+        functions: network.functions.into_iter().map(|f| FunctionInfo { name: f.name, step: f.step, kernel: f.kernel, bytes: f.bytes }).collect(),
     })
 }
 

@@ -19,18 +19,30 @@ pub enum Level {
     V128,
     /// 128-bit vectors with 8-bit dot products (VNNI, sdot, usdot).
     V128Dot,
+    /// The same, and whole layers in 512-bit leaf kernels (x86-64 with AVX-512 VNNI).
+    V512Dot,
 }
 
 impl Level {
     /// Every level, slowest first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::V128, Self::V128Dot];
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::V128, Self::V128Dot, Self::V512Dot];
     /// Short name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::V128 => "v128",
             Self::V128Dot => "v128-dot",
+            Self::V512Dot => "v512-dot",
         }
+    }
+    /// The level called `name`.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|l| l.name() == name)
+    }
+    /// The levels this machine can run, slowest first.
+    pub fn host() -> Vec<Self> {
+        let best = Target::host().map_or(Self::Scalar, |t| t.level());
+        Self::ALL.into_iter().filter(|l| *l <= best).collect()
     }
 }
 
@@ -65,7 +77,7 @@ macro_rules! x86 {
         &["cmpxchg16b", "sse3", "ssse3", "sse41", "sse42", "popcnt", "avx", "avx2", "fma", "bmi1", "bmi2", "lzcnt", $($extra),*]
     };
     (@v4 $($extra:literal),*) => {
-        &["cmpxchg16b", "sse3", "ssse3", "sse41", "sse42", "popcnt", "avx", "avx2", "fma", "bmi1", "bmi2", "lzcnt", "avx512f", "avx512dq", "avx512vl", $($extra),*]
+        &["cmpxchg16b", "sse3", "ssse3", "sse41", "sse42", "popcnt", "avx", "avx2", "fma", "bmi1", "bmi2", "lzcnt", "avx512f", "avx512dq", "avx512vl", "avx512bw", $($extra),*]
     };
 }
 
@@ -163,6 +175,9 @@ const TARGETS: &[TargetInfo] = &[
     TargetInfo { triple: "s390x-unknown-linux-gnu", cpus: S390X },
 ];
 
+/// Extensions that only leaf kernels use; Cranelift has no flag for them.
+const LEAF_ONLY: &[&str] = &["avx512bw"];
+
 /// What the code is compiled for.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -175,6 +190,19 @@ pub struct Target {
 /// The triples and CPU names that [`Target::parse`] accepts.
 pub fn targets() -> &'static [TargetInfo] {
     TARGETS
+}
+
+impl Default for Target {
+    /// The baseline CPU of the first target in the table that this machine can stand for.
+    fn default() -> Self {
+        Self::parse(None, None).unwrap_or_else(|_| Self { triple: Triple::unknown(), text: "unknown".into(), cpu: "generic".into(), extensions: Vec::new() })
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, {}", self.text, self.cpu)
+    }
 }
 
 impl Target {
@@ -244,6 +272,7 @@ impl Target {
     /// The fastest level of this target.
     pub fn level(&self) -> Level {
         match self.triple.architecture {
+            Architecture::X86_64 if ["avx512vnni", "avx512f", "avx512vl", "avx512bw"].iter().all(|e| self.has(e)) => Level::V512Dot,
             Architecture::X86_64 if self.has("avx_vnni") || self.has("avx512vnni") => Level::V128Dot,
             Architecture::Aarch64(_) if self.has("dotprod") || self.has("i8mm") => Level::V128Dot,
             Architecture::X86_64 | Architecture::Aarch64(_) => Level::V128,
@@ -274,7 +303,7 @@ impl Target {
             flags.set(name, value).map_err(|e| bug(&e))?;
         }
         let mut builder = isa::lookup(self.triple.clone()).map_err(|e| bug(&e))?;
-        for extension in &self.extensions {
+        for extension in self.extensions.iter().filter(|e| !LEAF_ONLY.contains(e)) {
             builder.enable(&format!("has_{extension}")).map_err(|e| bug(&e))?;
         }
         builder.finish(settings::Flags::new(flags)).map_err(|e| bug(&e))
@@ -302,7 +331,7 @@ fn native_extensions() -> Vec<&'static str> {
     let found = probe!(
         "cmpxchg16b" "cmpxchg16b", "sse3" "sse3", "ssse3" "ssse3", "sse41" "sse4.1", "sse42" "sse4.2", "popcnt" "popcnt", "avx" "avx",
         "avx2" "avx2", "fma" "fma", "bmi1" "bmi1", "bmi2" "bmi2", "lzcnt" "lzcnt", "avx512f" "avx512f", "avx512dq" "avx512dq",
-        "avx512vl" "avx512vl", "avx512vbmi" "avx512vbmi", "avx512bitalg" "avx512bitalg", "avx512vnni" "avx512vnni", "avx_vnni" "avxvnni"
+        "avx512vl" "avx512vl", "avx512bw" "avx512bw", "avx512vbmi" "avx512vbmi", "avx512bitalg" "avx512bitalg", "avx512vnni" "avx512vnni", "avx_vnni" "avxvnni"
     );
     found.into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
 }
@@ -375,7 +404,7 @@ mod tests {
     fn cpu_names_pick_the_level() {
         let level = |t, c| Target::parse(Some(t), Some(c)).unwrap().level();
         assert_eq!(level("x86_64-unknown-linux-gnu", "x86-64"), Level::V128);
-        assert_eq!(level("x86_64-unknown-linux-gnu", "znver4"), Level::V128Dot);
+        assert_eq!(level("x86_64-unknown-linux-gnu", "znver4"), Level::V512Dot);
         assert_eq!(level("x86_64-unknown-linux-gnu", "alderlake"), Level::V128Dot);
         assert_eq!(level("aarch64-apple-darwin", "apple-m1"), Level::V128Dot);
         assert_eq!(level("riscv64gc-unknown-linux-gnu", "generic"), Level::Scalar);

@@ -57,7 +57,7 @@ pub fn plan(program: &Program, step: &Step, conv: &Conv, signed: bool, machine: 
     }
     let (Some(weights), Some(bias)) = (constant(program, &step.reads[W]), constant(program, &step.reads[BIAS])) else { return };
     let dims = conv.weight_dims();
-    let flip = machine.level == Level::V128Dot
+    let flip = machine.level >= Level::V128Dot
         && match machine.dot {
             Dot::Unsigned => signed,
             Dot::Signed => !signed,

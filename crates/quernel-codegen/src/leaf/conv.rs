@@ -63,7 +63,8 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
     let width = cost::choose(shape);
     let (pixels, ..) = cost::split(nest.pixels, cost::most_pixels(width));
     let code = emit(&nest, &epilogue, width).ok()?;
-    Some(Leaf { code, kernel: format!("conv_u8s8_{pixels}x{}__avx512vnni", width * PANEL) })
+    let kernel = format!("conv_u8s8_{pixels}x{}__avx512vnni", width * PANEL);
+    Some(Leaf { code, kernel, frame: (FRAME + SAVED) as usize })
 }
 
 fn nest(conv: &Conv, float: bool) -> Option<Nest> {

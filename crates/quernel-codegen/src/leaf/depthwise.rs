@@ -58,7 +58,7 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
     }
     let table = table(program, step, conv, &epilogue)?;
     let code = emit(conv, stride, &epilogue, &table).ok()?;
-    Some(Leaf { code, kernel: format!("depthwise3x3s{stride}_u8s8__avx512vnni_vbmi") })
+    Some(Leaf { code, kernel: format!("depthwise3x3s{stride}_u8s8__avx512vnni_vbmi"), frame: 4 * 8 })
 }
 
 /// Per block: weights of the first output row for (column, vector), then of the second row, and the rest in order.

@@ -24,6 +24,8 @@ pub struct Leaf {
     pub code: Vec<u8>,
     /// Family and tile, such as `conv_u8s8_12x32__avx512vnni`.
     pub kernel: String,
+    /// Stack bytes of a call, return address included.
+    pub frame: usize,
 }
 
 /// Alignment of leaf functions.
@@ -31,11 +33,26 @@ pub const LEAF_ALIGN: u64 = 64;
 
 /// The AVX-512 VNNI leaf of a step, if a family covers it. `vbmi` says that the CPU permutes bytes across lanes.
 pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
+    // Leaves read behind the ends of their operands, which callers' buffers do not allow.
+    let slack = |i: usize| step.reads.get(i).is_none_or(|s| !matches!(s.base, Base::Input(_) | Base::Output(_)));
+    if !slack(0) || !slack(4) {
+        return None;
+    }
     match &step.what {
         What::Conv { conv, .. } if conv.layout == WeightLayout::Depthwise => vbmi.then(|| depthwise::leaf(program, step)).flatten(),
         What::Conv { .. } => conv::leaf(program, step),
         _ => None,
     }
+}
+
+/// The instructions of a leaf as text, its literals as bytes.
+pub fn disassemble(code: &[u8]) -> String {
+    let mut text = String::new();
+    for (i, line) in code.chunks(16).enumerate() {
+        let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
+        text.push_str(&format!("  {:04x}: {}\n", 16 * i, hex.join(" ")));
+    }
+    text
 }
 
 /// The constant bytes behind a slot.
