@@ -9,7 +9,7 @@ use crate::{
 use quernel_ir::{
     Arena, Code, Def, Diagnostic, Elem, Graph, Node, Op, Origin, Program, Quant, Value,
     diag::Remark,
-    program::{Base, Blob, BlobData, ByteQuant, Port, Slot, Step, What},
+    program::{ALIGN, Base, Blob, BlobData, ByteQuant, Port, Slot, Step, What},
     tensor::fnv1a,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -271,12 +271,19 @@ impl<'a> Build<'a> {
     /// A value in logical order without gaps.
     pub fn row_major(&mut self, v: Value) -> View {
         let order: Vec<usize> = (0..self.g.ty(v).rank()).collect();
-        self.place_where(v, |_, p| p.is_row_major(), |s, _| s.fresh(v, &order))
+        let width = self.width(v);
+        self.place_where(v, |s, p| p.is_row_major() && s.aligned(p, width), |s, _| s.fresh(v, &order))
     }
 
     /// A value without gaps, in whatever order.
     pub fn dense_place(&mut self, v: Value) -> View {
-        self.place_where(v, |_, p| p.is_dense(), |s, p| s.fresh(v, &p.order()))
+        let width = self.width(v);
+        self.place_where(v, |s, p| p.is_dense() && s.aligned(p, width), |s, p| s.fresh(v, &p.order()))
+    }
+
+    /// Whether the start of a view may be the start of a slot.
+    pub fn aligned(&self, view: &View, width: usize) -> bool {
+        self.bufs[view.buf].base.is_some() || (view.start * width).is_multiple_of(ALIGN)
     }
 
     /// Moves elements between views of the same dimensions.
@@ -319,7 +326,7 @@ impl<'a> Build<'a> {
     /// Where a contiguous writer puts a result that has the memory order of `like`, which is dense.
     pub fn result_like(&mut self, v: Value, like: &View) -> View {
         let view = match self.wanted(v, &like.order(), MAX_LOOK) {
-            Some(view) if view.axes == like.axes => view,
+            Some(view) if view.axes == like.axes && self.aligned(&view, self.width(v)) => view,
             _ => View { buf: self.buffer(self.g.ty(v).bytes()), start: 0, axes: like.axes.clone() },
         };
         self.places.insert(v, vec![view.clone()]);

@@ -1,7 +1,7 @@
 //! Margins around images, so that padded convolutions see no edge.
 //!
-//! Neighbouring rows share their side margin: a row's right margin is the next row's left one. An image of `h` rows
-//! of `w` pixels with pitch `w + max(left, right)` starts after `top` rows and `left` pixels.
+//! Rows have `left + w + right` pixels; `top` rows lie before the image, `bottom` rows behind it. What lies between the
+//! pixels of one row and those of the next is one run.
 
 use crate::{
     build::{Buf, BufData, Build},
@@ -130,10 +130,10 @@ impl Build<'_> {
             return None;
         }
         let [n, h, w, c] = dims;
-        let gap = m.left.max(m.right);
+        let gap = m.left + m.right;
         let (pixel, row) = (c, (w + gap) * c);
-        let batch = ((m.top + h + m.bottom - 1) * (w + gap) + m.left + w + m.right) * c;
-        let image = Image { n, h, w, c, start: (m.top * (w + gap) + m.left) * c, batch, row, pixel };
+        let batch = (m.top + h + m.bottom) * row;
+        let image = Image { n, h, w, c, start: m.top * row + m.left * c, batch, row, pixel };
         let bits = self.zero_bits(&ty.elem);
         let halo = Some(Halo { image, margins: m });
         let buf = self.bufs.push(BufData { base: None, bytes: n * batch * width, halo });

@@ -45,16 +45,18 @@ impl Build<'_> {
     fn run_place(&mut self, x: Value, axes: &[usize], float: bool) -> Result<(View, (usize, usize, usize)), Diagnostic> {
         let elem = &self.g.ty(x).elem;
         let order = innermost(self.g.ty(x).rank(), axes);
+        let width = self.width(x);
+        let fits = |s: &Self, p: &View| run(p, axes).is_some() && s.aligned(p, width);
         let view = if float && elem.quant().is_some() {
             let from = self.byte_quant(elem)?;
-            let bytes = self.place_where(x, |_, p| run(p, axes).is_some(), |s, _| s.fresh(x, &order));
+            let bytes = self.place_where(x, fits, |s, _| s.fresh(x, &order));
             let count = bytes.count();
             let view = View { buf: self.buffer(4 * count), start: 0, axes: bytes.axes.clone() };
             let (reads, writes) = (vec![self.dense_span(&bytes, 1)], vec![self.dense_span(&view, 4)]);
             self.emit(What::Dequantize { count, from }, reads, writes);
             view
         } else {
-            self.place_where(x, |_, p| run(p, axes).is_some(), |s, _| s.fresh(x, &order))
+            self.place_where(x, fits, |s, _| s.fresh(x, &order))
         };
         let shape = run(&view, axes).ok_or_else(|| self.fault(Code::Internal, "axes without a run"))?;
         Ok((view, shape))

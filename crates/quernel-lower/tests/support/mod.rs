@@ -219,6 +219,9 @@ impl Net {
                         && s.quant(v).is_some() == xq.is_some()
                 };
                 let others: Vec<Value> = pool.iter().copied().filter(|&v| fits(self, v)).collect();
+                if others.is_empty() {
+                    return None;
+                }
                 let other = match self.rng.below(3) {
                     0 if xq.is_none() => {
                         let c = dims.get(1).copied().unwrap_or(1);
