@@ -9,6 +9,7 @@ mod elementwise;
 mod float_unary;
 mod matmul;
 mod moves;
+mod panels;
 mod pool;
 mod reduce;
 mod softmax;

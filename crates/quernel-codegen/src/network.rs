@@ -127,11 +127,8 @@ pub fn define<M: Module>(
     let machine = Machine::new(target, level);
 
     let mut derived = Vec::new();
-    let leaves: Vec<Option<Leaf>> = p
-        .steps
-        .iter()
-        .map(|s| (level == Level::V512Dot).then(|| leaf::avx512_vnni(p, s, target.has("avx512vbmi"))).flatten())
-        .collect();
+    let leaves: Vec<Option<Leaf>> =
+        p.steps.iter().map(|s| (level == Level::V512Dot).then(|| leaf::avx512_vnni(p, s, target.has("avx512vbmi"))).flatten()).collect();
     let plans: Vec<Plan> = p
         .steps
         .iter()

@@ -49,7 +49,11 @@ pub fn object(p: &Program, target: &Target, options: &Options) -> Result<Object,
         stack_bytes: network.stack_bytes,
         code_bytes: network.functions.iter().map(|f| f.bytes).sum(),
         rodata_bytes: network.rodata_bytes,
-        functions: network.functions.into_iter().map(|f| FunctionInfo { name: f.name, step: f.step, kernel: f.kernel, bytes: f.bytes }).collect(),
+        functions: network
+            .functions
+            .into_iter()
+            .map(|f| FunctionInfo { name: f.name, step: f.step, kernel: f.kernel, bytes: f.bytes })
+            .collect(),
     })
 }
 

@@ -195,7 +195,12 @@ pub fn targets() -> &'static [TargetInfo] {
 impl Default for Target {
     /// The baseline CPU of the first target in the table that this machine can stand for.
     fn default() -> Self {
-        Self::parse(None, None).unwrap_or_else(|_| Self { triple: Triple::unknown(), text: "unknown".into(), cpu: "generic".into(), extensions: Vec::new() })
+        Self::parse(None, None).unwrap_or_else(|_| Self {
+            triple: Triple::unknown(),
+            text: "unknown".into(),
+            cpu: "generic".into(),
+            extensions: Vec::new(),
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{
     InstBuilder, Value,
     types::{F32X4, I8X16, I16X8},
 };
-use quernel_ir::program::{Base, Conv, End, PANEL, Program, Step, WeightLayout};
+use quernel_ir::program::{Base, Conv, End, Program, Step, WeightLayout};
 
 /// Slots of a convolution's function.
 pub const X: usize = 0;
@@ -191,9 +191,4 @@ pub fn finish_panel(e: &mut Emitter, acc: [Value; 4], scale: Ptr, residual: Opti
             e.store_panel_floats(&y, lanes, to, 0);
         }
     }
-}
-
-/// Output channels of panel `p` of a group.
-pub fn panel_lanes(per_group: usize, p: usize) -> usize {
-    (per_group - p * PANEL).min(PANEL)
 }

@@ -3,7 +3,7 @@
 //! Taps are taken in groups whose bytes are interleaved per channel: four to a 32-bit lane for dot products, two to a
 //! 16-bit pair for multiply-adds. Weights are rearranged the same way when the program is compiled.
 
-use super::conv::{BIAS, FACTOR, Layer, RESIDUAL, SCALE, W, X, finish_panel, panel_lanes, vector_end};
+use super::conv::{BIAS, FACTOR, Layer, RESIDUAL, SCALE, W, X, finish_panel, vector_end};
 use crate::{
     emit::{Emitter, Machine, Ptr},
     target::Level,
@@ -91,7 +91,7 @@ pub fn emit(e: &mut Emitter, layer: &Layer, flip: bool) {
     e.walk(full, &block, |e, ptrs| line(e, ptrs, PANEL));
     if d.o % PANEL > 0 {
         let last: Vec<Ptr> = block.iter().map(|&(p, by)| e.at(p, full as i64 * by)).collect();
-        line(e, &last, panel_lanes(d.o, full));
+        line(e, &last, d.o % PANEL);
     }
 }
 

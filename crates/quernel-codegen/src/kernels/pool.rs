@@ -103,7 +103,9 @@ impl Nest {
                         let from = e.at(p[0], bytes(c.first * x.pixel));
                         let to = e.at(p[1], bytes(c.at * y.pixel));
                         let taps = Taps { rows: r.taps, columns: c.taps, divisor: (r.counted * c.counted).max(1) };
-                        e.walk(c.count, &[(from, bytes(self.window[1].stride * x.pixel)), (to, bytes(y.pixel))], |e, p| pixel(e, taps, p[0], p[1]));
+                        e.walk(c.count, &[(from, bytes(self.window[1].stride * x.pixel)), (to, bytes(y.pixel))], |e, p| {
+                            pixel(e, taps, p[0], p[1])
+                        });
                     }
                 });
             }
@@ -111,7 +113,14 @@ impl Nest {
     }
 
     /// Folds over the valid taps, rows first: `body` gets the pointer of a tap.
-    fn taps(&self, e: &mut Emitter, w: Taps, x: Ptr, start: &[Value], body: &mut dyn FnMut(&mut Emitter, Ptr, &[Value]) -> Vec<Value>) -> Vec<Value> {
+    fn taps(
+        &self,
+        e: &mut Emitter,
+        w: Taps,
+        x: Ptr,
+        start: &[Value],
+        body: &mut dyn FnMut(&mut Emitter, Ptr, &[Value]) -> Vec<Value>,
+    ) -> Vec<Value> {
         let row = (self.input.row * self.window[0].dilation * self.width) as i64;
         let column = (self.input.pixel * self.window[1].dilation * self.width) as i64;
         // Small windows are straight-line code.
@@ -129,7 +138,14 @@ impl Nest {
     }
 
     /// Channels in vectors of `lanes`, then one by one: `body` gets the type to load.
-    fn channels(&self, e: &mut Emitter, x: Ptr, y: Ptr, (lanes, wide, narrow): (usize, Type, Type), body: &mut dyn FnMut(&mut Emitter, Ptr, Ptr, Type)) {
+    fn channels(
+        &self,
+        e: &mut Emitter,
+        x: Ptr,
+        y: Ptr,
+        (lanes, wide, narrow): (usize, Type, Type),
+        body: &mut dyn FnMut(&mut Emitter, Ptr, Ptr, Type),
+    ) {
         let count = if e.vectors() { self.output.c / lanes } else { 0 };
         let step = (lanes * self.width) as i64;
         e.walk(count, &[(x, step), (y, step)], |e, p| body(e, p[0], p[1], wide));

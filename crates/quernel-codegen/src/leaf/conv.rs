@@ -96,7 +96,8 @@ fn nest(conv: &Conv, float: bool) -> Option<Nest> {
         panels: y.c.div_ceil(PANEL),
         lanes: (y.c - 1) % PANEL + 1,
     };
-    let dense = dims.kh == 1 && dims.kw == 1 && wy.stride == 1 && wx.stride == 1 && x.flat() && y.flat() && (conv.residual.is_none() || r.flat());
+    let dense =
+        dims.kh == 1 && dims.kw == 1 && wy.stride == 1 && wx.stride == 1 && x.flat() && y.flat() && (conv.residual.is_none() || r.flat());
     if dense {
         n.pixels = y.n * y.h * y.w;
         (n.images, n.rows) = (1, 1);

@@ -43,7 +43,8 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
     let What::Conv { conv, signed: false, end, .. } = &step.what else { return None };
     let [wy, wx] = conv.window;
     let stride = wy.stride;
-    let square = wy.kernel == 3 && wx.kernel == 3 && wx.stride == stride && (stride == 1 || stride == 2) && wy.dilation == 1 && wx.dilation == 1;
+    let square =
+        wy.kernel == 3 && wx.kernel == 3 && wx.stride == stride && (stride == 1 || stride == 2) && wy.dilation == 1 && wx.dilation == 1;
     if !square || conv.padded() || conv.residual.is_some() || conv.output.n != 1 || conv.input.c != conv.output.c {
         return None;
     }
@@ -311,7 +312,11 @@ fn end(f: &mut Asm, conv: &Conv, e: &Epilogue, results: usize, second: usize) ->
     f.a.vpermd(zmm(ACC), zmm(ORDER), zmm(ACC))?;
     let masked = !conv.input.c.is_multiple_of(BLOCK);
     let to = ymmword_ptr(rax);
-    if masked { f.a.vmovdqu8(to.k1(), ymm(ACC))? } else { f.a.vmovdqu32(to, ymm(ACC))? }
+    if masked {
+        f.a.vmovdqu8(to.k1(), ymm(ACC))?
+    } else {
+        f.a.vmovdqu32(to, ymm(ACC))?
+    }
     if results == 2 {
         let to = ymmword_ptr(rax + second);
         if masked {

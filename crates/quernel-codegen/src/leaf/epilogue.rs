@@ -89,7 +89,11 @@ impl Epilogue {
             for m in 0..tile.pixels {
                 for j in 0..tile.panels {
                     let from = xmmword_ptr(at.residual + (m * stride + 16 * j));
-                    if signed { f.a.vpmovsxbd(zmm(temporary), from)? } else { f.a.vpmovzxbd(zmm(temporary), from)? }
+                    if signed {
+                        f.a.vpmovsxbd(zmm(temporary), from)?
+                    } else {
+                        f.a.vpmovzxbd(zmm(temporary), from)?
+                    }
                     f.a.vpdpwssd(acc(m, j), zmm(temporary), zmm(free + j))?;
                 }
             }
@@ -129,7 +133,11 @@ impl Epilogue {
             f.a.vpaddsw(second, second, zmmword_ptr(words))?;
         }
         let (least, most) = if signed { (-128, 127) } else { (0, 255) };
-        if signed { f.a.vpacksswb(packed, packed, second)? } else { f.a.vpackuswb(packed, packed, second)? }
+        if signed {
+            f.a.vpacksswb(packed, packed, second)?
+        } else {
+            f.a.vpackuswb(packed, packed, second)?
+        }
         if lo > least {
             let bytes = f.splat8(lo as u8);
             if signed { f.a.vpmaxsb(packed, packed, zmmword_ptr(bytes))? } else { f.a.vpmaxub(packed, packed, zmmword_ptr(bytes))? }
@@ -207,7 +215,16 @@ impl Epilogue {
 
     /// Stores the 16-byte chunks of a packed register; neighbours in memory go together.
     #[allow(clippy::too_many_arguments)]
-    fn store(&self, f: &mut Asm, group: &[(usize, usize)], packed: usize, free: usize, tile: Tile, at: &Pointers, masked: bool) -> Emitted<()> {
+    fn store(
+        &self,
+        f: &mut Asm,
+        group: &[(usize, usize)],
+        packed: usize,
+        free: usize,
+        tile: Tile,
+        at: &Pointers,
+        masked: bool,
+    ) -> Emitted<()> {
         let place = |i: usize| group[i].0 * self.out_pixel + 16 * group[i].1;
         let partial = |i: usize| masked && group[i].1 + 1 == tile.panels;
         let joined = |a: usize, b: usize| b < group.len() && (a..b).all(|i| place(i + 1) == place(i) + 16) && !(a..=b).any(partial);
@@ -218,7 +235,11 @@ impl Epilogue {
         while i < group.len() {
             if i % 2 == 0 && joined(i, i + 1) {
                 let to = ymmword_ptr(at.out + place(i));
-                if i == 0 { f.a.vmovdqu32(to, ymm(packed))? } else { f.a.vextracti64x4(to, zmm(packed), 1)? }
+                if i == 0 {
+                    f.a.vmovdqu32(to, ymm(packed))?
+                } else {
+                    f.a.vextracti64x4(to, zmm(packed), 1)?
+                }
                 i += 2;
                 continue;
             }

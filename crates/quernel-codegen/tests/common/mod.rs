@@ -1,10 +1,10 @@
-//! Programs made by hand and a direct reference of convolutions.
+//! Programs made by hand, and the one assertion about them: compiled code gives the interpreter's bytes on every level.
 #![allow(dead_code)]
 
+use quernel_codegen::{Jit, Level, Options};
 use quernel_ir::{
-    exact,
     op::WindowDim,
-    program::{Base, Blob, Conv, End, Image, Port, Program, Slot, Step, WeightLayout, What},
+    program::{Base, Conv, End, Image, Port, Program, Slot, Step, Strided, Strides, WeightDims, WeightLayout, What},
     ty::{Scalar, TensorTy},
 };
 
@@ -30,6 +30,19 @@ impl Rng {
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
         (0..n).map(|_| self.bits() as u8).collect()
     }
+    /// Floats around 0, some of them exact integers and zeros of both signs.
+    pub fn floats(&mut self, n: usize) -> Vec<u8> {
+        (0..n)
+            .flat_map(|_| {
+                let v = match self.below(8) {
+                    0 => self.range(-4, 4) as f32,
+                    1 => -0.0,
+                    _ => self.range(-1_000_000, 1_000_000) as f32 / 131_072.0,
+                };
+                v.to_le_bytes()
+            })
+            .collect()
+    }
     /// One of a few.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
@@ -42,19 +55,32 @@ pub struct Case {
     pub n: usize,
     pub h: usize,
     pub w: usize,
+    /// Input channels per group.
     pub i: usize,
     pub o: usize,
     pub groups: usize,
     pub window: [WindowDim; 2],
     pub layout: WeightLayout,
-    pub signed: bool,
-    pub zero: i32,
-    pub residual: Option<bool>,
-    pub end: End,
-    /// Extra elements between pixels of input and output.
+    pub residual: bool,
+    /// Extra elements between pixels, rows and images.
     pub gap: usize,
-    /// Every operand byte and weight as large as possible.
-    pub extreme: bool,
+    pub kind: Kind,
+}
+
+/// Element types of a case.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Bytes.
+    Int {
+        signed: bool,
+        zero: i32,
+        residual_signed: bool,
+        end: End,
+        /// Operands, weights and biases as large as possible.
+        extreme: bool,
+    },
+    /// f32 with bounds.
+    Float { lo: f32, hi: f32 },
 }
 
 /// The number of outputs of a window.
@@ -62,144 +88,112 @@ pub fn outputs(d: WindowDim, extent: usize) -> usize {
     (extent + d.before + d.after - d.span()) / d.stride + 1
 }
 
-/// A program of one integer convolution between byte ports: input [x], output [y]; a move in and out gives the
-/// kernel arena slots when `arena`.
-pub struct ConvProgram {
-    pub program: Program,
-    pub inputs: Vec<Vec<u8>>,
-    pub expected: Vec<u8>,
-    pub untouched: usize,
+/// A program with one convolution, and bytes for its inputs. Operands are moved from ports to the arena, the result
+/// lies in a slot full of 0x5a which is an output as a whole: a byte written outside the view shows.
+pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
+    let (oh, ow) = (outputs(c.window[0], c.h), outputs(c.window[1], c.w));
+    let spread = |h: usize, w: usize, channels: usize, gap: usize| {
+        let pixel = channels + gap;
+        let row = w * pixel + gap;
+        Image { n: c.n, h, w, c: channels, start: gap, batch: h * row + gap, row, pixel }
+    };
+    let input = spread(c.h, c.w, c.i * c.groups, c.gap);
+    let output = spread(oh, ow, c.o, c.gap);
+    let residual = c.residual.then(|| spread(oh, ow, c.o, c.gap / 2));
+    let conv = Conv { input, output, window: c.window, groups: c.groups, layout: c.layout, residual };
+    let o16 = c.o.next_multiple_of(16);
+    let mut program = Program { name: "case".into(), ..Program::default() };
+
+    let (operand, weights, bias, scale, factor, element, result, what);
+    match c.kind {
+        Kind::Int { signed, zero, residual_signed, end, extreme } => {
+            let sign = if rng.below(2) == 0 { 1 } else { -1 };
+            weights = pack(c.layout, conv.weight_dims(), 1, |_| vec![if extreme { sign * 127 } else { rng.range(-127, 127) as i8 } as u8]);
+            let largest = if extreme { 1 << 28 } else { 3000 };
+            bias = (0..o16).flat_map(|_| rng.range(-largest, largest).to_le_bytes()).collect::<Vec<u8>>();
+            let taps = (c.i * c.window[0].kernel * c.window[1].kernel) as f32;
+            let step = if extreme { 2.0e-10 } else { 1.0 / (60_000.0 * taps.sqrt()) };
+            scale = (0..o16).flat_map(|_| (rng.range(1, 1000) as f32 * step).to_le_bytes()).collect::<Vec<u8>>();
+            factor = (0..o16).flat_map(|_| (rng.range(1, if extreme { 32767 } else { 900 }) as i16).to_le_bytes()).collect::<Vec<u8>>();
+            let largest = if signed { 0x80 } else { 0xff };
+            operand = if extreme { vec![largest; input.extent()] } else { rng.bytes(input.extent()) };
+            element = 1;
+            result = if matches!(end, End::Float { .. }) { 4 } else { 1 };
+            what = What::Conv { conv, zero, signed, residual_signed, end };
+        }
+        Kind::Float { lo, hi } => {
+            weights = pack(c.layout, conv.weight_dims(), 4, |_| rng.floats(1));
+            bias = rng.floats(o16);
+            (scale, factor) = (Vec::new(), Vec::new());
+            operand = rng.floats(input.extent());
+            (element, result) = (4, 4);
+            what = What::ConvFloat { conv, lo, hi };
+        }
+    }
+    let mut bytes = vec![operand];
+    let mut reads = vec![Slot { base: Base::Arena, offset: 0, bytes: bytes[0].len() }];
+    let mut top = (bytes[0].len() + 64).next_multiple_of(64);
+    reads.push(program.blob("w", weights));
+    reads.push(program.blob("b", bias));
+    if element == 1 {
+        reads.push(program.blob("s", scale));
+    }
+    if let Some(r) = residual {
+        bytes.push(if element == 1 { rng.bytes(r.extent()) } else { rng.floats(r.extent()) });
+        reads.push(Slot { base: Base::Arena, offset: top, bytes: r.extent() * element });
+        top = (top + r.extent() * element + 64).next_multiple_of(64);
+        if element == 1 {
+            reads.push(program.blob("f", factor));
+        }
+    }
+    let places: Vec<Slot> = reads.iter().copied().filter(|r| r.base == Base::Arena).collect();
+    for (i, &place) in places.iter().enumerate() {
+        let ty = TensorTy::new([place.bytes / element], if element == 1 { Scalar::U8 } else { Scalar::F32 });
+        program.inputs.push(Port { name: format!("x{i}"), ty });
+        let from = Slot { base: Base::Input(i as u32), ..place };
+        program.steps.push(copy(element, Slot { offset: 0, ..from }, place));
+    }
+    let length = output.extent() * result;
+    let out = Slot { base: Base::Arena, offset: top, bytes: length };
+    program.arena_bytes = (top + length + 64).next_multiple_of(64);
+    program
+        .outputs
+        .push(Port { name: "y".into(), ty: TensorTy::new([output.extent()], if result == 1 { Scalar::U8 } else { Scalar::F32 }) });
+    program.steps.push(fill(out));
+    program.steps.push(Step { what, how: String::new(), reads, writes: vec![out], origin: Default::default() });
+    program.steps.push(copy(result, out, Slot { base: Base::Output(0), offset: 0, bytes: length }));
+    (program, bytes)
 }
 
-/// Makes a case's program, inputs and expected output bytes. Gaps of the output hold 0x5a.
-pub fn conv_program(c: &Case, rng: &mut Rng) -> ConvProgram {
-    let (oh, ow) = (outputs(c.window[0], c.h), outputs(c.window[1], c.w));
-    let spread = |n, h, w, ch: usize, gap: usize| {
-        let pixel = ch + gap;
-        let row = w * pixel + gap;
-        Image { n, h, w, c: ch, start: gap, batch: h * row + gap, row, pixel }
-    };
-    let input = spread(c.n, c.h, c.w, c.i * c.groups, c.gap);
-    let output = spread(c.n, oh, ow, c.o, c.gap);
-    let residual = c.residual.map(|_| spread(c.n, oh, ow, c.o, c.gap / 2));
-    let conv = Conv { input, output, window: c.window, groups: c.groups, layout: c.layout, residual };
-    let d = conv.weight_dims();
-    let o16 = c.o.next_multiple_of(16);
-    let mut weights = vec![0u8; c.layout.len(d)];
-    let (bound, sign) = (127, if rng.below(2) == 0 { 1 } else { -1 });
+/// Packed weights of `width` bytes, padding 0.
+fn pack(layout: WeightLayout, d: WeightDims, width: usize, mut make: impl FnMut(usize) -> Vec<u8>) -> Vec<u8> {
+    let mut bytes = vec![0u8; layout.len(d) * width];
     for o in 0..d.o {
         for ky in 0..d.kh {
             for kx in 0..d.kw {
                 for i in 0..d.i {
-                    let v = if c.extreme { sign * bound } else { rng.range(-bound, bound) };
-                    weights[c.layout.index(d, o, ky, kx, i)] = v as i8 as u8;
+                    let at = layout.index(d, o, ky, kx, i) * width;
+                    bytes[at..at + width].copy_from_slice(&make(at));
                 }
             }
         }
     }
-    let bias: Vec<i32> = (0..o16).map(|_| if c.extreme { rng.range(-1 << 28, 1 << 28) } else { rng.range(-3000, 3000) }).collect();
-    let taps = (d.i * d.kh * d.kw) as f32;
-    let scale: Vec<f32> =
-        (0..o16).map(|_| (rng.bits() % 1000 + 1) as f32 / if c.extreme { 4.0e9 } else { 60_000.0 * taps.sqrt() }).collect();
-    let factor: Vec<i16> = (0..o16).map(|_| rng.range(1, if c.extreme { 32767 } else { 900 }) as i16).collect();
-    let x = if c.extreme { vec![if c.signed { 0x80 } else { 0xff }; input.extent()] } else { rng.bytes(input.extent()) };
-    let r = residual.map(|r| if c.extreme { vec![0xff; r.extent()] } else { rng.bytes(r.extent()) });
-
-    let at = |bytes: &[u8], i: usize, signed: bool| if signed { i32::from(bytes[i] as i8) } else { i32::from(bytes[i]) };
-    let width = if matches!(c.end, End::Float { .. }) { 4 } else { 1 };
-    let mut expected = vec![0x5a; output.extent() * width];
-    for n in 0..c.n {
-        for y in 0..oh {
-            for xx in 0..ow {
-                for o in 0..c.o {
-                    let mut acc = bias[o];
-                    let group = o / (d.o / d.groups);
-                    for ky in 0..d.kh {
-                        for kx in 0..d.kw {
-                            let iy = (y * c.window[0].stride + ky * c.window[0].dilation) as isize - c.window[0].before as isize;
-                            let ix = (xx * c.window[1].stride + kx * c.window[1].dilation) as isize - c.window[1].before as isize;
-                            let inside = iy >= 0 && ix >= 0 && iy < c.h as isize && ix < c.w as isize;
-                            for i in 0..d.i {
-                                let v =
-                                    if inside { at(&x, input.at(n, iy as usize, ix as usize, group * d.i + i), c.signed) } else { c.zero };
-                                let w = i32::from(weights[c.layout.index(d, o, ky, kx, i)] as i8);
-                                acc = acc.wrapping_add(v * w);
-                            }
-                        }
-                    }
-                    if let (Some(view), Some(r)) = (residual, &r) {
-                        let v = at(r, view.at(n, y, xx, o), c.residual == Some(true));
-                        acc = acc.wrapping_add(v * i32::from(factor[o]));
-                    }
-                    let to = output.at(n, y, xx, o);
-                    match c.end {
-                        End::Requantize { zero, lo, hi, .. } => expected[to] = exact::requantize(acc, scale[o], zero, lo, hi) as u8,
-                        End::Float { lo, hi } => {
-                            expected[4 * to..4 * to + 4].copy_from_slice(&exact::scale_to_float(acc, scale[o], lo, hi).to_le_bytes());
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    let mut program = Program { name: "case".into(), ..Program::default() };
-    let bytes_of = |v: &[i32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let mut reads = vec![arena(0, x.len())];
-    reads.push(program.blob("w", weights));
-    reads.push(program.blob("b", bytes_of(&bias)));
-    reads.push(program.blob("s", scale.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()));
-    let mut top = (x.len() + 64).next_multiple_of(64);
-    let mut inputs = vec![x];
-    if let Some(r) = r {
-        reads.push(arena(top, r.len()));
-        reads.push(program.blob("f", factor.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()));
-        inputs.push(r);
-    }
-    for (i, bytes) in inputs.iter().enumerate() {
-        program.inputs.push(Port { name: format!("x{i}"), ty: TensorTy::new([bytes.len()], Scalar::U8) });
-        let to = reads[if i == 0 { 0 } else { 4 }];
-        program.steps.push(copy(port(Base::Input(i as u32), bytes.len()), to));
-        top = top.max((to.offset + to.bytes + 64).next_multiple_of(64));
-    }
-    // The result is prepared with a pattern in the arena, computed there and copied out, gaps included.
-    let out = arena(top, expected.len());
-    program.steps.push(fill(out, 0x5a));
-    let elem = if width == 4 { Scalar::F32 } else { Scalar::U8 };
-    program.outputs.push(Port { name: "y".into(), ty: TensorTy::new([expected.len() / width], elem) });
-    program.arena_bytes = (top + expected.len() + 64).next_multiple_of(64);
-    program.steps.push(Step {
-        what: What::Conv { conv, zero: c.zero, signed: c.signed, residual_signed: c.residual == Some(true), end: c.end },
-        how: String::new(),
-        reads,
-        writes: vec![out],
-        origin: Default::default(),
-    });
-    program.steps.push(copy(out, port(Base::Output(0), expected.len())));
-    ConvProgram { program, inputs, expected, untouched: 0 }
+    bytes
 }
 
-pub fn arena(offset: usize, bytes: usize) -> Slot {
-    Slot { base: Base::Arena, offset, bytes }
+/// Moves a whole slot of elements of `width` bytes.
+pub fn copy(width: usize, from: Slot, to: Slot) -> Step {
+    let dims = vec![from.bytes / width];
+    let over = Strided { operands: vec![Strides::dense(&dims); 2], dims };
+    Step { what: What::Move { width, over }, how: String::new(), reads: vec![from], writes: vec![to], origin: Default::default() }
 }
 
-pub fn port(base: Base, bytes: usize) -> Slot {
-    Slot { base, offset: 0, bytes }
-}
-
-/// A copy of bytes, as a lookup in the identity table would be: a `Move`.
-pub fn copy(from: Slot, to: Slot) -> Step {
-    use quernel_ir::program::{Strided, Strides};
-    let over = Strided { dims: vec![from.bytes], operands: vec![Strides::dense(&[from.bytes]), Strides::dense(&[from.bytes])] };
-    Step { what: What::Move { width: 1, over }, how: String::new(), reads: vec![from], writes: vec![to], origin: Default::default() }
-}
-
-/// A fill of bytes.
-pub fn fill(to: Slot, byte: u8) -> Step {
-    use quernel_ir::program::{Strided, Strides};
-    let over = Strided { dims: vec![to.bytes], operands: vec![Strides::dense(&[to.bytes])] };
+/// Fills a slot with 0x5a.
+pub fn fill(to: Slot) -> Step {
+    let dims = vec![to.bytes];
+    let over = Strided { operands: vec![Strides::dense(&dims)], dims };
     Step {
-        what: What::Fill { width: 1, over, bits: byte.into() },
+        what: What::Fill { width: 1, over, bits: 0x5a },
         how: String::new(),
         reads: vec![],
         writes: vec![to],
@@ -207,5 +201,18 @@ pub fn fill(to: Slot, byte: u8) -> Step {
     }
 }
 
-/// The id of no blob in particular, to keep the import used.
-pub type AnyBlob = Blob;
+/// Asserts that compiled code gives the interpreter's bytes on every level of this machine.
+pub fn agree(what: &dyn std::fmt::Debug, p: &Program, inputs: &[Vec<u8>]) {
+    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    let expected = quernel_interp::run_program(p, &inputs).unwrap_or_else(|e| panic!("{what:?}: {e}"));
+    for level in Level::host() {
+        let options = Options { level: Some(level), ..Options::default() };
+        let mut jit = Jit::new(p, &options).unwrap_or_else(|e| panic!("{level:?} {what:?}: {e}"));
+        let got = jit.run(&inputs).unwrap_or_else(|e| panic!("{level:?} {what:?}: {e}"));
+        for (port, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            if let Some(i) = (0..expected.len()).find(|&i| got[i] != expected[i]) {
+                panic!("{level:?} {what:?}: output {port}, byte {i} is {} instead of {}", got[i], expected[i]);
+            }
+        }
+    }
+}
