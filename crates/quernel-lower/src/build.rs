@@ -70,7 +70,7 @@ pub(crate) struct Build<'a> {
     blob_contents: BTreeMap<(u64, usize), Vec<Buf>>,
     /// The node being lowered.
     pub origin: Origin,
-    pub at: String,
+    pub at: Option<Node>,
     pub weight_bytes: usize,
     pub largest_sum: Option<i64>,
 }
@@ -91,7 +91,7 @@ impl<'a> Build<'a> {
             blob_names: BTreeSet::new(),
             blob_contents: BTreeMap::new(),
             origin: Origin::default(),
-            at: String::new(),
+            at: None,
             weight_bytes: 0,
             largest_sum: None,
         };
@@ -113,7 +113,7 @@ impl<'a> Build<'a> {
     pub fn begin(&mut self, node: Node) -> usize {
         let data = &self.g.nodes[node];
         self.origin = data.origin.clone();
-        self.at = format!("node {:?} ({})", self.g.describe(node), data.op.mnemonic());
+        self.at = Some(node);
         (self.weight_bytes, self.largest_sum) = (0, None);
         self.drafts.len()
     }
@@ -157,7 +157,17 @@ impl<'a> Build<'a> {
 
     /// A diagnostic at the current node.
     pub fn fault(&self, code: Code, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::new(code, message).at(self.at.clone())
+        let fault = Diagnostic::new(code, message);
+        match self.at {
+            Some(node) => fault.at(format!("node {:?} ({})", self.g.describe(node), self.g.nodes[node].op.mnemonic())),
+            None => fault,
+        }
+    }
+
+    /// A remark at the current node.
+    pub fn remark(&mut self, message: impl Into<String>) {
+        let at = self.at.map(|node| self.g.describe(node)).unwrap_or_default();
+        self.remarks.push(Remark { by: "lower".into(), at, message: message.into() });
     }
 
     /// Lowers one node.

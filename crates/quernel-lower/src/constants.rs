@@ -157,6 +157,10 @@ impl<'a> Build<'a> {
         self.largest_sum = Some(largest);
         self.weight_bytes += (tensor.ty.count() * usize::from(wq.storage().bits())).div_ceil(8);
         let (scale, end) = self.ends(p, wq, d.o)?;
+        let silent = scale[..d.o].iter().filter(|s| **s == 0.0).count();
+        if silent > 0 {
+            self.remark(format!("{silent} of {} output channels are constant: their scales are too small to move the result", d.o));
+        }
         let name = self.constant_name(p.w);
         Ok(IntegerParts {
             weights: self.blob(&format!("{name}.packed"), packed),

@@ -8,7 +8,7 @@ use crate::{
 };
 use quernel_ir::{
     Binary, Code, Diagnostic, NodeData, Op, Value, WindowDim,
-    program::{Conv, Image, WeightDims, What},
+    program::{Conv, Image, WeightDims, WeightLayout, What},
 };
 
 /// The geometry of a layer before its constants are known.
@@ -127,6 +127,9 @@ impl Build<'_> {
         let contiguous = window[1].dilation == 1 && input.pixel == input.c;
         let layout = quernel_kernels::packing(dims, if integer { 1 } else { 4 }, contiguous);
         let pack = Packing { dims, layout, at, padded };
+        if layout == WeightLayout::Plain {
+            self.remark(format!("{} output channels per group are too few for a vector kernel", dims.o / dims.groups));
+        }
         let mut conv = Conv { input, output, window, groups, layout, residual: residual.map(|(_, image)| image) };
         if !integer {
             let (weights, bias) = self.float_parts(p, &pack)?;
@@ -184,6 +187,7 @@ impl Build<'_> {
             None => self.with_margins(v, need),
         };
         let Some(to) = to else {
+            self.remark("its padding dwarfs its operand, so the kernel checks every tap");
             let (buf, image) = self.image_plain(v, true)?;
             return Ok((buf, image, false));
         };
@@ -198,9 +202,7 @@ impl Build<'_> {
     /// A value as a channels-last image. `slack`: where kernels may read a little past its end.
     pub fn image_plain(&mut self, v: Value, slack: bool) -> Result<(Buf, Image), Diagnostic> {
         let order = channels_last(self.g.ty(v).rank());
-        // Blobs are fixed; floats are read one by one, so a caller's buffer will do for them.
-        let bytes = self.width(v) == 1;
-        let fits = |s: &Self, p: &View| (!slack || !bytes || s.has_slack(p.buf)) && to_image_axes(p).is_some_and(|p| p.image().is_some());
+        let fits = |s: &Self, p: &View| (!slack || s.has_slack(p.buf)) && to_image_axes(p).is_some_and(|p| p.image().is_some());
         // A copy has the margins other readers want, so that they need none of their own.
         let view = self.place_where(v, fits, |s, _| s.allot(v, &order));
         let image =

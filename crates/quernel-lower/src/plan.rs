@@ -1,13 +1,17 @@
 //! The arena plan: which buffers may lie over each other.
 //!
-//! A buffer lives from the first step that touches it to the last. Placement is greedy, largest first and in order
-//! of birth, each into the tightest gap that no contemporary occupies; the smaller arena wins. Reads beyond a slot's
-//! end may reach into other slots: kernels discard what they find there.
+//! A buffer lives from the first step that touches it to the last. Placement is greedy in some order, each buffer into
+//! the tightest gap that no contemporary occupies; a bounded search improves the order. Reads beyond a slot's end may
+//! reach into other slots: kernels discard what they find there.
 
 use crate::build::{Buf, BufData, Draft};
 use quernel_ir::{
     Arena, Id,
     program::{ALIGN, READ_SLACK, Strided, What},
+};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
 };
 
 /// Offsets of arena buffers (by buffer index; 0 for others) and the arena's size.
@@ -27,8 +31,13 @@ struct Life {
     last: usize,
 }
 
-/// Above this number of buffers only the fast order is tried.
+/// Above this number of buffers only the order of birth is tried, whose cost grows linearly.
 const MANY: usize = 4096;
+/// Pairs of buffers the search for a better order may look at, and the most orders it tries.
+const EFFORT: usize = 1 << 23;
+const MOST_TRIES: usize = 3000;
+/// Contemporaries among which a gap is sought in the order of birth.
+const SEARCH: usize = 1024;
 
 pub(crate) fn plan(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool) -> Plan {
     let mut lives: Vec<Option<Life>> = vec![None; bufs.len()];
@@ -47,15 +56,14 @@ pub(crate) fn plan(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool)
     }
     let live: Vec<Life> = lives.iter().flatten().copied().collect();
     let lower_bound = lower_bound(&live, drafts.len());
-    let by_birth = place(&live);
-    let mut best = by_birth;
+    let mut best = place_by_birth(&live);
     if live.len() <= MANY {
         let mut by_size = live.clone();
-        by_size.sort_by_key(|l| (std::cmp::Reverse(l.size), l.first, l.buf));
+        by_size.sort_by_key(|l| (Reverse(l.size), l.first, l.buf));
         let mut by_area = live.clone();
-        by_area.sort_by_key(|l| (std::cmp::Reverse(l.size as u128 * (l.last - l.first + 1) as u128), l.first, l.buf));
+        by_area.sort_by_key(|l| (Reverse(l.size as u128 * (l.last - l.first + 1) as u128), l.first, l.buf));
         for order in [by_size, by_area] {
-            let other = place(&order);
+            let other = improve(order, lower_bound);
             if other.1 < best.1 {
                 best = other;
             }
@@ -122,34 +130,83 @@ fn same_elements(d: &Draft, i: usize) -> bool {
     }
 }
 
-/// Places buffers one after another; returns offsets and the end.
+/// Places buffers in the given order, each into the tightest gap; returns offsets and the end.
 fn place(order: &[Life]) -> (Vec<(usize, usize)>, usize) {
     let mut placed: Vec<(Life, usize)> = Vec::with_capacity(order.len());
-    let mut offsets = Vec::with_capacity(order.len());
     let mut end = 0;
-    let in_order_of_birth = order.windows(2).all(|p| p[0].first <= p[1].first);
     for l in order {
-        if in_order_of_birth {
-            // The dead never meet anyone again.
-            placed.retain(|(o, _)| o.last >= l.first);
-        }
         let mut taken: Vec<(usize, usize)> =
             placed.iter().filter(|(o, _)| o.first <= l.last && l.first <= o.last).map(|(o, at)| (*at, at + o.size)).collect();
         taken.sort_unstable();
-        let mut best: Option<(usize, usize)> = None;
-        let mut free = 0;
-        for (from, to) in taken {
-            if from >= free + l.size && best.is_none_or(|(gap, _)| from - free < gap) {
-                best = Some((from - free, free));
-            }
-            free = free.max(to);
-        }
-        let at = best.map_or(free, |(_, at)| at);
+        let at = tightest_gap(taken.into_iter(), l.size);
         end = end.max(at + l.size);
         placed.push((*l, at));
+    }
+    (placed.into_iter().map(|(l, at)| (l.buf, at)).collect(), end)
+}
+
+/// Looks for a better order: again and again a buffer that ends the arena, or any other, is placed earlier. The
+/// search is deterministic, stops at the lower bound, and its effort is bounded whatever the number of buffers.
+fn improve(mut order: Vec<Life>, lower_bound: usize) -> (Vec<(usize, usize)>, usize) {
+    let mut best = place(&order);
+    let tries = EFFORT / (order.len() * order.len()).max(1);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut draw = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % n.max(1) as u64) as usize
+    };
+    for i in 0..tries.min(MOST_TRIES) {
+        if best.1 <= lower_bound {
+            break;
+        }
+        let last: Vec<usize> = (0..order.len()).filter(|&i| best.0[i].1 + order[i].size == best.1).collect();
+        let from = if i % 4 == 3 { draw(order.len()) } else { last[draw(last.len())] };
+        let to = draw(from + 1);
+        let mut other = order.clone();
+        other[to..=from].rotate_right(1);
+        let plan = place(&other);
+        if plan.1 <= best.1 {
+            (order, best) = (other, plan);
+        }
+    }
+    best
+}
+
+/// Places buffers in order of birth, among those still alive; returns offsets and the end.
+fn place_by_birth(live: &[Life]) -> (Vec<(usize, usize)>, usize) {
+    let mut order: Vec<&Life> = live.iter().collect();
+    order.sort_by_key(|l| (l.first, Reverse(l.size), l.buf));
+    let mut alive: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut deaths = BinaryHeap::new();
+    let mut offsets = Vec::with_capacity(order.len());
+    let mut end = 0;
+    for l in order {
+        while let Some(&Reverse((last, at))) = deaths.peek()
+            && last < l.first
+        {
+            deaths.pop();
+            alive.remove(&at);
+        }
+        let at = if alive.len() > SEARCH { end } else { tightest_gap(alive.iter().map(|(from, to)| (*from, *to)), l.size) };
+        end = end.max(at + l.size);
+        alive.insert(at, at + l.size);
+        deaths.push(Reverse((l.last, at)));
         offsets.push((l.buf, at));
     }
     (offsets, end)
+}
+
+/// Start of the tightest gap of at least `size` between taken ranges in order, or their end.
+fn tightest_gap(taken: impl Iterator<Item = (usize, usize)>, size: usize) -> usize {
+    let mut best: Option<(usize, usize)> = None;
+    let mut free = 0;
+    for (from, to) in taken {
+        if from >= free + size && best.is_none_or(|(gap, _)| from - free < gap) {
+            best = Some((from - free, free));
+        }
+        free = free.max(to);
+    }
+    best.map_or(free, |(_, at)| at)
 }
 
 /// The largest sum of sizes alive at one step.
@@ -165,4 +222,52 @@ fn lower_bound(live: &[Life], steps: usize) -> usize {
         most = most.max(now);
     }
     most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(buf: usize, size: usize, first: usize, last: usize) -> Life {
+        Life { buf, size, first, last }
+    }
+
+    /// A chain of buffers where each lives into the next step, with one long-lived among them.
+    fn chain(n: usize) -> Vec<Life> {
+        let mut all: Vec<Life> = (0..n).map(|i| life(i, 64 * (1 + i * 7 % 5), i, i + 1)).collect();
+        all.push(life(n, 128, 1, n));
+        all
+    }
+
+    fn check(live: &[Life], (offsets, end): &(Vec<(usize, usize)>, usize)) {
+        assert_eq!(offsets.len(), live.len());
+        let at = |buf: usize| offsets.iter().find(|(b, _)| *b == buf).unwrap().1;
+        for a in live {
+            assert!(at(a.buf) + a.size <= *end);
+            for b in live.iter().filter(|b| b.buf != a.buf && b.first <= a.last && a.first <= b.last) {
+                assert!(at(a.buf) + a.size <= at(b.buf) || at(b.buf) + b.size <= at(a.buf), "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn contemporaries_never_overlap() {
+        let live = chain(200);
+        for plan in [place(&live), place_by_birth(&live)] {
+            check(&live, &plan);
+            assert!(plan.1 < 20 * 64, "{}", plan.1);
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_buffers_alive_at_once_take_no_time() {
+        let live: Vec<Life> = (0..100_000).map(|i| life(i, 64, i, 100_000)).collect();
+        assert_eq!(place_by_birth(&live).1, 6_400_000);
+    }
+
+    #[test]
+    fn the_bound_is_the_fullest_moment() {
+        assert_eq!(lower_bound(&[life(0, 64, 0, 1), life(1, 128, 1, 2), life(2, 256, 3, 3)], 4), 256);
+        assert_eq!(lower_bound(&[life(0, 64, 0, 1), life(1, 256, 1, 2), life(2, 256, 3, 3)], 4), 320);
+    }
 }

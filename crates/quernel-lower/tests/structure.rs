@@ -130,6 +130,58 @@ fn element_wise_results_take_the_place_of_dying_operands() {
     assert_eq!(apart.program.arena_bytes, 2 * 4032 + READ_SLACK);
 }
 
+/// Arena bytes over the lower bound, in percent.
+fn arena_percent(l: &Lowered) -> usize {
+    100 * l.program.arena_bytes / l.program.arena_lower_bound
+}
+
+#[test]
+fn a_depthwise_network_has_no_inner_moves_and_a_tight_arena() {
+    let mut g = Graph::new("net");
+    let mut v = quantized_input(&mut g, [1, 3, 96, 96]);
+    v = conv(&mut g, v, [8, 3, 3, 3], 1, square(3, 2, 1), "stem");
+    let mut c = 8;
+    for (i, (o, stride)) in
+        [(16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1), (256, 2), (256, 1)].into_iter().enumerate()
+    {
+        v = conv(&mut g, v, [c, 1, 3, 3], c, square(3, stride, 1), &format!("dw{i}"));
+        v = conv(&mut g, v, [o, c, 1, 1], 1, square(1, 1, 0), &format!("pw{i}"));
+        c = o;
+    }
+    let elem = g.ty(v).elem.clone();
+    let mean = Op::Pool { kind: PoolKind::Average { include_pad: false }, window: square(3, 1, 0) };
+    v = g.push(mean, &[v], TensorTy::new([1, 256, 1, 1], elem.clone()), Origin::new("gap"));
+    v = g.push(Op::Reshape { dims: vec![1, 256] }, &[v], TensorTy::new([1, 256], elem), Origin::new("flat"));
+    dequantized_output(&mut g, v);
+    let l = lowered(&g);
+    assert_eq!(kinds(&l).iter().filter(|k| **k == "move").count(), 1, "{:?}", kinds(&l));
+    assert!(arena_percent(&l) <= 101, "{} over {}", l.program.arena_bytes, l.program.arena_lower_bound);
+}
+
+#[test]
+fn a_residual_network_has_no_inner_moves_and_a_tight_arena() {
+    let mut g = Graph::new("net");
+    let mut v = quantized_input(&mut g, [1, 3, 32, 32]);
+    v = conv(&mut g, v, [16, 3, 3, 3], 1, square(3, 1, 1), "stem");
+    let mut c = 16;
+    for (i, (o, stride)) in [(16, 1), (32, 2), (64, 2), (64, 1)].into_iter().enumerate() {
+        let short = if o == c { v } else { conv(&mut g, v, [o, c, 1, 1], 1, square(1, stride, 0), &format!("short{i}")) };
+        let a = conv(&mut g, v, [o, c, 3, 3], 1, square(3, stride, 1), &format!("a{i}"));
+        // sr / (sx sw) = 0.1 / (0.1 * 0.01) = 100.
+        let q = Quant::new(Storage::I8, -127, 127, Scheme::PerAxis { axis: 0, scales: vec![0.01; o].into() }).unwrap();
+        let w = Tensor::from_ints(TensorTy::new([o, o, 3, 3], q), (0..(o * o * 9) as i64).map(|i| (i * 41) % 255 - 127));
+        let w = g.constant(format!("b{i}.w"), w);
+        let op = Op::Conv { window: square(3, 1, 1), groups: 1, act: Act::Relu, residual: true, multiplier: Multiplier::F64 };
+        v = g.push(op, &[a, w, short], g.ty(short).clone(), Origin::new(format!("b{i}")));
+        c = o;
+    }
+    dequantized_output(&mut g, v);
+    let l = lowered(&g);
+    // Input to channels last, output back.
+    assert_eq!(kinds(&l).iter().filter(|k| **k == "move").count(), 2, "{:?}", kinds(&l));
+    assert!(arena_percent(&l) <= 101, "{} over {}", l.program.arena_bytes, l.program.arena_lower_bound);
+}
+
 #[test]
 fn layers_cover_all_steps_and_tell_weights_and_sums() {
     let mut g = Graph::new("net");
