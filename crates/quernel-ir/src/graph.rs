@@ -124,6 +124,36 @@ pub struct Graph {
     pub outputs: Vec<(String, Value)>,
     /// Live nodes in topological order.
     pub order: Vec<Node>,
+    /// Names of the first constants, each with the suffix to try when it is asked for again.
+    taken: ConstNames,
+}
+
+/// Index over the names of constants; it catches up with the table when a name is needed.
+#[derive(Clone, Debug, Default)]
+struct ConstNames {
+    suffix: BTreeMap<String, u32>,
+    indexed: usize,
+}
+
+impl ConstNames {
+    /// `base`, or the first `base.N` that is free.
+    fn free(&mut self, consts: &Arena<Const, ConstData>, base: String) -> String {
+        for c in (self.indexed..consts.len()).map(Const::new) {
+            self.suffix.entry(consts[c].name.clone()).or_insert(1);
+        }
+        self.indexed = consts.len();
+        let Some(&first) = self.suffix.get(&base) else { return base };
+        let mut n = first;
+        let name = loop {
+            let name = format!("{base}.{n}");
+            n += 1;
+            if !self.suffix.contains_key(&name) {
+                break name;
+            }
+        };
+        self.suffix.insert(base, n);
+        name
+    }
 }
 
 impl Graph {
@@ -147,12 +177,7 @@ impl Graph {
 
     /// Adds a constant. A name that is taken gets a numbered suffix.
     pub fn constant(&mut self, name: impl Into<String>, tensor: Tensor) -> Value {
-        let base: String = name.into();
-        let taken: BTreeSet<&str> = self.consts.iter().map(|(_, c)| c.name.as_str()).collect();
-        let name = std::iter::once(base.clone())
-            .chain((1..).map(|i| format!("{base}.{i}")))
-            .find(|n| !taken.contains(n.as_str()))
-            .expect("endless names");
+        let name = self.taken.free(&self.consts, name.into());
         let ty = tensor.ty.clone();
         let c = self.consts.push(ConstData { name: name.clone(), tensor });
         self.values.push(ValueData { ty, def: Def::Const(c), name })
