@@ -282,3 +282,38 @@ impl Graph {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(asked: impl IntoIterator<Item = &'static str>) -> Vec<String> {
+        let mut g = Graph::new("g");
+        for name in asked {
+            g.constant(name, Tensor::i32([1], &[0]));
+        }
+        g.consts.iter().map(|(_, c)| c.name.clone()).collect()
+    }
+
+    #[test]
+    fn names_of_constants_are_unique() {
+        assert_eq!(names(["a", "a", "a.1", "a", "a.1", "b"]), ["a", "a.1", "a.1.1", "a.2", "a.1.2", "b"]);
+        assert_eq!(names(["a.1", "a", "a", "a"]), ["a.1", "a", "a.2", "a.3"]);
+    }
+
+    #[test]
+    fn constants_from_elsewhere_keep_their_names() {
+        let mut g = Graph::new("g");
+        g.constant("a", Tensor::i32([1], &[0]));
+        g.consts.push(ConstData { name: "b".into(), tensor: Tensor::i32([1], &[0]) });
+        let v = g.constant("b", Tensor::i32([1], &[0]));
+        assert_eq!(g.values[v].name, "b.1");
+    }
+
+    /// Quadratic naming would take minutes here.
+    #[test]
+    fn many_constants_are_named_in_time() {
+        let names = names(std::iter::repeat_n("w", 100_000));
+        assert_eq!(names[99_999], "w.99999");
+    }
+}

@@ -166,7 +166,14 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
         }
         Op::Pool { kind: PoolKind::Average { .. }, .. } => check(all_f32() || per_tensor(args[0]) && per_tensor(result)),
         Op::Quantize => check(args[0].elem.is_f32() && per_tensor(result)),
-        Op::Dequantize => check(args[0].elem.quant().is_some() && result.elem.is_f32()),
+        Op::Dequantize => {
+            if let Some(Scheme::PerAxis { axis, scales } | Scheme::Table { axis, scales, .. }) = args[0].elem.quant().map(|q| q.scheme())
+                && args[0].dims.get(usize::from(*axis)) != Some(&scales.len())
+            {
+                return Err(format!("{} scales do not fit axis {axis} of {}", scales.len(), infer::show(&args[0].dims)));
+            }
+            check(args[0].elem.quant().is_some() && result.elem.is_f32())
+        }
         Op::Requantize => check(per_tensor(args[0]) && per_tensor(result)),
         Op::Cast => check(args[0].elem.quant().is_none() && result.elem.quant().is_none()),
         _ if op.moves_only() => check(args.iter().all(|a| a.elem == result.elem) && (per_tensor(result) || result.elem.quant().is_none())),

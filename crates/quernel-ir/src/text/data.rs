@@ -129,10 +129,11 @@ pub(super) fn read_data(c: &mut Cursor<'_>, ty: TensorTy, pool: &Pool) -> Read<T
             "dense" => {
                 let mut bytes = Vec::new();
                 c.list('[', ']', |c| {
-                    if bytes.len() == size {
-                        return c.bad(format!("more than the {} elements of the type", ty.count()));
-                    }
+                    let at = c.here();
                     let (element, width) = read_element(c, &ty.elem)?;
+                    if bytes.len() == size {
+                        return Cursor::bad_at(at, format!("more than the {} elements of the type", ty.count()));
+                    }
                     bytes.extend_from_slice(&element[..width]);
                     Ok(())
                 })?;
