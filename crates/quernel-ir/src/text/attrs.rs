@@ -463,6 +463,36 @@ mod tests {
         assert_eq!(names.len(), 18 + 17 + Binary::ALL.len() + ReduceKind::ALL.len());
     }
 
+    struct Names(Vec<&'static str>);
+
+    impl Visit for Names {
+        fn field<T: Attr>(&mut self, name: &'static str, _: &mut T, _: Option<T>) -> Read<()> {
+            self.0.push(name);
+            Ok(())
+        }
+        fn bad(&mut self, _: String) -> Read<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_reference_lists_every_operator_and_attribute() {
+        let page = include_str!("../../../../docs/ir.md");
+        for mut op in prototypes() {
+            let row = page
+                .lines()
+                .find(|l| l.starts_with("| ") && l[1..].split('|').next().is_some_and(|c| c.contains(&format!("`{}`", op.mnemonic()))));
+            let row = row.unwrap_or_else(|| panic!("docs/ir.md has no row for {}", op.mnemonic()));
+            let mut names = Names(vec![]);
+            fields(&mut op, &Context::default(), &mut names).expect("names only");
+            for name in &names.0 {
+                assert!(row.contains(&format!("`{name}`")), "docs/ir.md: {} lacks `{name}`", op.mnemonic());
+            }
+            let listed = row.rsplit('|').nth(1).map_or(0, |cell| cell.matches('`').count() / 2);
+            assert_eq!(listed, names.0.len(), "docs/ir.md: {row}");
+        }
+    }
+
     #[test]
     fn operators_show_their_attributes() {
         let window = Window { dims: vec![WindowDim { before: 1, ..WindowDim::new(3) }, WindowDim { stride: 2, ..WindowDim::new(5) }] };
