@@ -59,7 +59,7 @@ impl View {
             if reach < 0 { lo = lo.checked_add(reach)? } else { hi = hi.checked_add(reach)? }
         }
         let width = self.width as i128;
-        Some((usize::try_from(lo.checked_mul(width)?).ok()?, usize::try_from((hi + 1).checked_mul(width)?).ok()?))
+        Some((usize::try_from(lo.checked_mul(width)?).ok()?, usize::try_from(hi.checked_add(1)?.checked_mul(width)?).ok()?))
     }
 
     /// Axes of more than one element as (distance, extent), smallest distance first.

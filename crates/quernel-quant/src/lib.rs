@@ -1,1 +1,22 @@
-//! Samples, observers, ranges, weight schemes and bit widths.
+//! Everything about numbers that quantization needs: samples, observed ranges, weight scales, bit widths, measures.
+//!
+//! * [`Samples`]: inputs from .npz and .npy files.
+//! * [`Observed`] gathers histograms while a float network runs; [`Ranges`] is the finished, mergeable file.
+//! * [`weights`]: per-channel scales that minimise the squared error.
+//! * [`Bits`]: widths per layer, a file as well.
+//!
+//! Sums are exact or in a fixed order, functions come from `libm`: **the same ranges give the same artifact on every
+//! host**.
+
+mod arrays;
+mod bits;
+mod histogram;
+pub mod metrics;
+mod ranges;
+mod samples;
+pub mod weights;
+
+pub use bits::{Bits, Width};
+pub use histogram::Histogram;
+pub use ranges::{Calibrator, Observed, Ranges, calibrate_with};
+pub use samples::{Bound, Layout, SampleOptions, Samples, Transform, expected_outputs, to_npz};

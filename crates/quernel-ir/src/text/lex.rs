@@ -238,11 +238,13 @@ impl<'a> Cursor<'a> {
                         Some('n') => '\n',
                         Some('t') => '\t',
                         Some('u') => {
-                            let inner = self.run(|c| c.is_ascii_hexdigit() || matches!(c, '{' | '}'));
-                            let digits = inner.strip_prefix('{').and_then(|d| d.strip_suffix('}')).unwrap_or("");
+                            let digits = if self.run(|c| c == '{') == "{" { self.run(|c| c.is_ascii_hexdigit()) } else { "" };
                             match u32::from_str_radix(digits, 16).ok().and_then(char::from_u32) {
-                                Some(c) => c,
-                                None => return Self::bad_at(at, "`\\u{..}` does not name a character"),
+                                Some(c) if self.text[self.at..].starts_with('}') => {
+                                    self.at += 1;
+                                    c
+                                }
+                                _ => return Self::bad_at(at, "`\\u{..}` does not name a character"),
                             }
                         }
                         _ => return Self::bad_at(at, "unknown escape; there are \\\" \\\\ \\n \\t \\u{..}"),
@@ -367,7 +369,8 @@ mod tests {
 
     #[test]
     fn names_survive() {
-        for name in ["", "stem.w", "a b", "a+b", "\"\\", "\u{0}\u{7}\n\r\t", "zwölf", "\u{202e}x", "onnx::Conv_1", "; error: x"] {
+        for name in ["", "stem.w", "a b", "a+b", "\"\\", "\u{0}\u{7}\n\r\t", "\u{7}f}", "zwölf", "\u{202e}x", "onnx::Conv_1", "; error: x"]
+        {
             let mut text = String::new();
             write_name(&mut text, name);
             assert!(!text.contains(char::is_control), "{text:?}");

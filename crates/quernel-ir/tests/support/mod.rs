@@ -10,7 +10,7 @@ use quernel_ir::{
 pub const MNEMONICS: usize = 46;
 
 fn name() -> impl Strategy<Value = String> {
-    prop_oneof![3 => "[a-z]{1,3}", 2 => "[ -~]{0,6}", 1 => "/[a-z]{1,4}(/[A-Z][a-z]{1,3}(_[0-9])?){0,2}", 1 => any::<String>()]
+    prop_oneof![3 => "[a-z]{1,3}", 2 => "[ -~]{0,6}", 1 => "/[a-z]{1,4}(/[A-Z][a-z]{1,3}(_[0-9])?){0,2}", 1 => "[\u{7}\u{2028}\n0-9a-f{}\\\\\"+;]{0,5}", 1 => any::<String>()]
 }
 
 /// Any bits: infinities, NaNs of every kind, denormals.

@@ -1,0 +1,46 @@
+//! How far two outputs are apart.
+
+/// Index of the largest element, the first of equals; 0 for an empty slice.
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// Signal to noise in dB: `10 log10(sum want^2 / sum (want - got)^2)`.
+pub fn sqnr_db(want: &[f32], got: &[f32]) -> f64 {
+    let (mut signal, mut noise) = (0f64, 0f64);
+    for (w, g) in want.iter().zip(got) {
+        signal += f64::from(*w) * f64::from(*w);
+        noise += (f64::from(*w) - f64::from(*g)).powi(2);
+    }
+    10.0 * libm::log10(signal / noise.max(f64::MIN_POSITIVE))
+}
+
+/// Kullback-Leibler divergence of the softmax of `got` from that of `want`, in nats.
+pub fn kl(want: &[f32], got: &[f32]) -> f64 {
+    let log_softmax = |x: &[f32]| -> Vec<f64> {
+        let m = x.iter().fold(f64::NEG_INFINITY, |m, v| m.max(f64::from(*v)));
+        let sum: f64 = x.iter().map(|v| libm::exp(f64::from(*v) - m)).sum();
+        x.iter().map(|v| f64::from(*v) - m - libm::log(sum)).collect()
+    };
+    let (p, q) = (log_softmax(want), log_softmax(got));
+    p.iter().zip(&q).map(|(p, q)| libm::exp(*p) * (p - q)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_values() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        assert!((sqnr_db(&[10.0], &[9.0]) - 20.0).abs() < 1e-9);
+        assert!(kl(&[1.0, 2.0], &[1.0, 2.0]).abs() < 1e-12);
+        assert!(kl(&[1.0, 2.0], &[2.0, 1.0]) > 0.1);
+    }
+}

@@ -1,0 +1,415 @@
+//! Observed ranges: what calibration measures, as a file that adds up.
+
+use crate::{Samples, histogram::Histogram};
+use quernel_ir::{Code, Diagnostic, Storage, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How a range is chosen from a histogram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Calibrator {
+    /// Smallest and largest value seen.
+    MinMax,
+    /// The clipping that minimises the squared error over the histogram.
+    #[default]
+    Mse,
+}
+
+/// Fixed point of channel sums: exact addition, so order and merging do not matter.
+const FRACTION_BITS: i32 = 32;
+
+/// What was seen of one tensor.
+#[derive(Clone, PartialEq, Debug)]
+struct Seen {
+    min: f32,
+    max: f32,
+    histogram: Histogram,
+    /// Elements per channel.
+    per_channel: u64,
+    /// Sum per channel in units of `2^-32`.
+    sums: Vec<i128>,
+}
+
+impl Seen {
+    fn new(channels: usize) -> Self {
+        Self { min: f32::INFINITY, max: f32::NEG_INFINITY, histogram: Histogram::default(), per_channel: 0, sums: vec![0; channels] }
+    }
+
+    fn merge(&mut self, other: &Self) -> Result<(), String> {
+        if self.sums.len() != other.sums.len() {
+            return Err(format!("{} channels against {}", self.sums.len(), other.sums.len()));
+        }
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        self.histogram.merge(&other.histogram);
+        self.per_channel += other.per_channel;
+        self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
+        Ok(())
+    }
+}
+
+/// Gathers observations while a float network runs.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    tensors: BTreeMap<String, Seen>,
+    samples: u64,
+}
+
+impl Observed {
+    /// Counts the elements of a tensor. Channels are axis 1, or the last axis of tensors of rank 1.
+    ///
+    /// # Errors
+    /// `SampleValue` when the float network produced NaN or infinity.
+    pub fn record(&mut self, name: &str, dims: &[usize], data: &[f32]) -> Result<(), Diagnostic> {
+        let axis = if dims.len() > 1 { 1 } else { 0 };
+        let channels = dims.get(axis).copied().unwrap_or(1);
+        let inner: usize = dims.get(axis + 1..).unwrap_or_default().iter().product();
+        let bad = |message: String| Diagnostic::new(Code::SampleValue, message).at(format!("tensor {name:?}"));
+        if channels == 0 || inner == 0 || data.is_empty() {
+            return Ok(());
+        }
+        let seen = self.tensors.entry(name.to_owned()).or_insert_with(|| Seen::new(channels));
+        if seen.sums.len() != channels {
+            return Err(bad(format!("has {channels} channels in one sample and {} in another", seen.sums.len())));
+        }
+        let scale = 2f64.powi(FRACTION_BITS);
+        for (i, run) in data.chunks(inner).enumerate() {
+            let sum = &mut seen.sums[i % channels];
+            for &x in run {
+                if !x.is_finite() {
+                    return Err(bad(format!("the float network computes {x}")).help("the samples are far outside what the network was trained on, or the network overflows in f32"));
+                }
+                seen.min = seen.min.min(x);
+                seen.max = seen.max.max(x);
+                seen.histogram.record(x);
+                *sum += (f64::from(x) * scale) as i64 as i128;
+            }
+        }
+        seen.per_channel += (data.len() / channels) as u64;
+        Ok(())
+    }
+
+    /// Counts a sample.
+    pub fn end_sample(&mut self) {
+        self.samples += 1;
+    }
+
+    /// The finished ranges.
+    pub fn finish(self) -> Ranges {
+        let means = self.tensors.iter().map(|(name, seen)| (name.clone(), means(seen))).collect();
+        Ranges { model: 0, samples: self.samples, tensors: self.tensors, means }
+    }
+}
+
+fn means(seen: &Seen) -> Vec<f64> {
+    let unit = 2f64.powi(-FRACTION_BITS);
+    seen.sums.iter().map(|s| *s as f64 * unit / seen.per_channel.max(1) as f64).collect()
+}
+
+/// Ranges of every tensor of a model. Histograms are kept, so files add up and another calibrator needs no new run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Ranges {
+    model: u64,
+    samples: u64,
+    tensors: BTreeMap<String, Seen>,
+    means: BTreeMap<String, Vec<f64>>,
+}
+
+/// Version of the file format.
+const FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    format: u32,
+    model: String,
+    samples: u64,
+    tensors: BTreeMap<String, FileTensor>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTensor {
+    min: f32,
+    max: f32,
+    per_channel: u64,
+    /// Sums in units of 2^-32, as decimal text: they exceed what JSON numbers hold.
+    sums: Vec<String>,
+    histogram: Vec<(i32, u64)>,
+}
+
+impl Ranges {
+    /// Reads a ranges.json.
+    pub fn from_json(text: &str) -> Result<Self, Diagnostic> {
+        let bad = |message: String| Diagnostic::new(Code::BadRanges, message);
+        let file: File = serde_json::from_str(text).map_err(|e| bad(format!("not a ranges file: {e}")))?;
+        if file.format != FORMAT {
+            return Err(bad(format!("has format {}; this version reads {FORMAT}", file.format)).help("calibrate again"));
+        }
+        let model = u64::from_str_radix(&file.model, 16).map_err(|_| bad(format!("{:?} is not a hash", file.model)))?;
+        let mut tensors = BTreeMap::new();
+        for (name, t) in file.tensors {
+            let place = |message: &str| bad(message.into()).at(format!("tensor {name:?}"));
+            if !(t.min.is_finite() && t.max.is_finite() && t.min <= t.max) {
+                return Err(place("its extremes are not finite numbers in order"));
+            }
+            let sums = t.sums.iter().map(|s| s.parse()).collect::<Result<Vec<i128>, _>>().map_err(|_| place("a channel sum is not an integer"))?;
+            let histogram = Histogram::from_pairs(&t.histogram).ok_or_else(|| place("its histogram has an impossible bucket"))?;
+            tensors.insert(name, Seen { min: t.min, max: t.max, histogram, per_channel: t.per_channel, sums });
+        }
+        let means = tensors.iter().map(|(name, seen)| (name.clone(), means(seen))).collect();
+        Ok(Self { model, samples: file.samples, tensors, means })
+    }
+
+    /// Writes a ranges.json. Equal ranges give equal bytes.
+    pub fn to_json(&self) -> String {
+        let tensor = |s: &Seen| FileTensor {
+            min: s.min,
+            max: s.max,
+            per_channel: s.per_channel,
+            sums: s.sums.iter().map(i128::to_string).collect(),
+            histogram: s.histogram.to_pairs(),
+        };
+        let file = File {
+            format: FORMAT,
+            model: format!("{:016x}", self.model),
+            samples: self.samples,
+            tensors: self.tensors.iter().map(|(n, s)| (n.clone(), tensor(s))).collect(),
+        };
+        // A struct of numbers, strings and maps with string keys always serialises.
+        let mut text = serde_json::to_string(&file).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// Adds what was seen on other samples of the same model.
+    pub fn merge(mut self, other: &Self) -> Result<Self, Diagnostic> {
+        let bad = |message: String| Diagnostic::new(Code::BadRanges, message);
+        if self.model != other.model {
+            return Err(bad(format!("ranges of model {:016x} do not add to those of {:016x}", other.model, self.model)));
+        }
+        for (name, seen) in &other.tensors {
+            match self.tensors.get_mut(name) {
+                None => {
+                    self.tensors.insert(name.clone(), seen.clone());
+                }
+                Some(mine) => mine.merge(seen).map_err(|e| bad(e).at(format!("tensor {name:?}")))?,
+            }
+        }
+        self.samples += other.samples;
+        self.means = self.tensors.iter().map(|(name, seen)| (name.clone(), means(seen))).collect();
+        Ok(self)
+    }
+
+    /// Notes the hash of the model file.
+    #[must_use]
+    pub fn with_model_hash(mut self, hash: u64) -> Self {
+        self.model = hash;
+        self
+    }
+    /// Hash of the model file the ranges belong to.
+    pub fn model_hash(&self) -> u64 {
+        self.model
+    }
+    /// Samples seen.
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+    /// Names of the tensors seen, sorted.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+    /// Smallest and largest element of a tensor.
+    pub fn extremes(&self, tensor: &str) -> Option<(f32, f32)> {
+        self.tensors.get(tensor).map(|s| (s.min, s.max))
+    }
+    /// Mean of every channel (axis 1) of a tensor.
+    pub fn channel_means(&self, tensor: &str) -> Option<&[f64]> {
+        self.means.get(tensor).map(Vec::as_slice)
+    }
+
+    /// Scale and zero point of a tensor over the whole range of a storage. Zero is represented exactly.
+    pub fn params(&self, tensor: &str, storage: Storage, calibrator: Calibrator) -> Option<(f32, i32)> {
+        let seen = self.tensors.get(tensor)?;
+        let extremes = (f64::from(seen.min).min(0.0), f64::from(seen.max).max(0.0));
+        let levels = storage.range();
+        let (lo, hi) = match calibrator {
+            Calibrator::MinMax => extremes,
+            Calibrator::Mse => least_squares(&seen.histogram, extremes, levels),
+        };
+        Some(affine(lo, hi, levels))
+    }
+}
+
+/// Scale and zero point of the interval, which holds 0.
+fn affine(lo: f64, hi: f64, (least, most): (i32, i32)) -> (f32, i32) {
+    let steps = f64::from(most - least);
+    let scale = ((hi - lo) / steps) as f32;
+    // A tensor that is always zero, or nearly, has no range of its own; any scale represents it.
+    if !(scale.is_normal() && scale > 1e-30) {
+        return (1.0, if lo < 0.0 { most } else { least });
+    }
+    let zero = f64::from(least) - lo / f64::from(scale);
+    (scale, (zero.round_ties_even() as i32).clamp(least, most))
+}
+
+/// The interval within the extremes whose quantization has the least expected squared error.
+fn least_squares(histogram: &Histogram, (min, max): (f64, f64), levels: (i32, i32)) -> (f64, f64) {
+    /// Candidates per side.
+    const STEPS: u32 = 48;
+    let buckets = histogram.buckets();
+    let fractions = |x: f64| -> Vec<f64> { if x == 0.0 { vec![0.0] } else { (1..=STEPS).map(|i| x * f64::from(i) / f64::from(STEPS)).collect() } };
+    let error = |lo: f64, hi: f64| -> f64 {
+        let (scale, zero) = affine(lo, hi, levels);
+        let s = f64::from(scale);
+        let (low, high) = (s * f64::from(levels.0 - zero), s * f64::from(levels.1 - zero));
+        buckets
+            .iter()
+            .map(|b| {
+                let x = b.center;
+                let e = if x < low {
+                    (x - low) * (x - low) + b.width * b.width / 12.0
+                } else if x > high {
+                    (x - high) * (x - high) + b.width * b.width / 12.0
+                } else if b.width > s / 2.0 {
+                    // The values of the bucket fall anywhere between two levels.
+                    s * s / 12.0
+                } else {
+                    let e = x - s * (x / s).round_ties_even();
+                    e * e
+                };
+                e * b.count
+            })
+            .sum()
+    };
+    let mut best = (f64::INFINITY, (min, max));
+    let (lows, highs) = (fractions(min), fractions(max));
+    // Both sides shrink together first; then each moves alone around the best.
+    for i in 0..lows.len().max(highs.len()) {
+        let (lo, hi) = (lows[i.min(lows.len() - 1)], highs[i.min(highs.len() - 1)]);
+        let e = error(lo, hi);
+        if e <= best.0 {
+            best = (e, (lo, hi));
+        }
+    }
+    if lows.len() > 1 && highs.len() > 1 {
+        for _ in 0..2 {
+            for &lo in &lows {
+                let e = error(lo, best.1.1);
+                if e < best.0 {
+                    best = (e, (lo, best.1.1));
+                }
+            }
+            for &hi in &highs {
+                let e = error(best.1.0, hi);
+                if e < best.0 {
+                    best = (e, (best.1.0, hi));
+                }
+            }
+        }
+    }
+    best.1
+}
+
+/// Runs a float network over all samples and observes its tensors. `run` calls its second argument with name,
+/// dimensions and elements of every tensor; `progress` gets samples done and samples in all.
+pub fn calibrate_with(
+    run: &mut dyn FnMut(&[Tensor], &mut dyn FnMut(&str, &[usize], &[f32])) -> Result<(), Diagnostic>,
+    samples: &Samples,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Ranges, Diagnostic> {
+    let mut observed = Observed::default();
+    for i in 0..samples.len() {
+        let inputs = samples.get(i)?;
+        let mut first_error = Ok(());
+        run(&inputs, &mut |name, dims, data| {
+            if first_error.is_ok() {
+                first_error = observed.record(name, dims, data);
+            }
+        })?;
+        first_error.map_err(|d| Diagnostic { message: format!("{} on sample {i}", d.message), ..d }.in_file(samples.file()))?;
+        observed.end_sample();
+        progress(i + 1, samples.len());
+    }
+    Ok(observed.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observe(values: &[f32]) -> Ranges {
+        let mut o = Observed::default();
+        o.record("t", &[1, 2, values.len() / 2], values).expect("finite");
+        o.end_sample();
+        o.finish()
+    }
+
+    /// Deterministic, roughly normal.
+    fn normal(n: usize) -> Vec<f32> {
+        let mut s = 12345u32;
+        let mut uniform = move || {
+            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (s >> 8) as f32 / (1 << 24) as f32
+        };
+        (0..n).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
+    }
+
+    #[test]
+    fn parts_add_up_to_the_whole_in_any_order() {
+        let v = normal(600);
+        let whole = {
+            let mut o = Observed::default();
+            for part in v.chunks(200) {
+                o.record("t", &[1, 2, 100], part).expect("finite");
+                o.end_sample();
+            }
+            o.finish()
+        };
+        let parts: Vec<Ranges> = v.chunks(200).map(observe).collect();
+        let forward = parts[0].clone().merge(&parts[1]).expect("same model").merge(&parts[2]).expect("same model");
+        let backward = parts[2].clone().merge(&parts[0]).expect("same model").merge(&parts[1]).expect("same model");
+        assert_eq!(forward, whole);
+        assert_eq!(backward, whole);
+        assert_eq!(Ranges::from_json(&whole.to_json()).expect("own output"), whole);
+    }
+
+    #[test]
+    fn zero_is_exact_and_one_sided_tensors_use_the_whole_range() {
+        let relu: Vec<f32> = normal(4000).into_iter().map(|x| x.max(0.0)).collect();
+        for calibrator in [Calibrator::MinMax, Calibrator::Mse] {
+            let (scale, zero) = observe(&relu).params("t", Storage::U8, calibrator).expect("seen");
+            assert_eq!(zero, 0);
+            assert!(scale * 255.0 <= 1.001 * relu.iter().copied().fold(0.0, f32::max));
+        }
+        let (_, zero) = observe(&[5.0, 6.0]).params("t", Storage::U8, Calibrator::MinMax).expect("seen");
+        assert_eq!(zero, 0);
+        assert_eq!(observe(&[0.0, 0.0]).params("t", Storage::U8, Calibrator::Mse), Some((1.0, 0)));
+    }
+
+    #[test]
+    fn outliers_are_clipped_when_that_costs_less() {
+        let mut v = normal(20_000);
+        v[7] = 60.0;
+        let r = observe(&v);
+        let (clipped, _) = r.params("t", Storage::new(4, false).expect("4 bits"), Calibrator::Mse).expect("seen");
+        let (whole, _) = r.params("t", Storage::new(4, false).expect("4 bits"), Calibrator::MinMax).expect("seen");
+        assert!(clipped < 0.3 * whole, "{clipped} {whole}");
+    }
+
+    #[test]
+    fn channel_means_are_exact() {
+        let r = observe(&[1.0, 2.0, 3.0, -1.0, -2.0, -6.0]);
+        assert_eq!(r.channel_means("t"), Some(&[2.0, -3.0][..]));
+        assert_eq!(r.channel_means("u"), None);
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        for text in ["", "{}", "{\"format\":2,\"model\":\"0\",\"samples\":1,\"tensors\":{}}"] {
+            assert_eq!(Ranges::from_json(text).expect_err(text).code, Code::BadRanges);
+        }
+        let mut o = Observed::default();
+        assert_eq!(o.record("t", &[1], &[f32::NAN]).expect_err("NaN").code, Code::SampleValue);
+    }
+}

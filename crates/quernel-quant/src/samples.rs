@@ -1,0 +1,318 @@
+//! Sample inputs: arrays of a file matched with the inputs of a model.
+
+use crate::arrays::{self, Array, Data};
+use quernel_ir::{Code, Diagnostic, Tensor, infer};
+use std::{collections::BTreeMap, ops::Range, path::Path};
+
+/// An input of a model.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// ONNX name.
+    pub name: String,
+    /// Extents, batch axis included.
+    pub dims: Vec<usize>,
+}
+
+/// Memory order of the sample arrays, where it is not the model's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// Channels are the last axis of the array and the second of the input.
+    ChannelsLast,
+}
+
+/// What happens to every element: `(x - subtract) * multiply`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Transform {
+    /// Subtracted first.
+    pub subtract: f32,
+    /// Factor.
+    pub multiply: f32,
+    /// Order of the array's axes.
+    pub layout: Option<Layout>,
+}
+
+impl Default for Transform {
+    fn default() -> Self {
+        Self { subtract: 0.0, multiply: 1.0, layout: None }
+    }
+}
+
+/// How arrays become samples.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct SampleOptions {
+    /// Array that feeds an input: input name to array name.
+    pub rename: BTreeMap<String, String>,
+    /// Rows of the arrays to use; all by default.
+    pub rows: Option<Range<usize>>,
+    /// Applied to every input.
+    pub transform: Transform,
+}
+
+/// Sample inputs of a model, converted one by one.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    file: String,
+    inputs: Vec<Bound>,
+    /// One array per input.
+    arrays: Vec<Array>,
+    labels: Option<Vec<i64>>,
+    rows: Range<usize>,
+    transform: Transform,
+}
+
+/// Names under which labels are found.
+const LABELS: [&str; 6] = ["label", "labels", "y", "target", "targets", "class"];
+
+impl Samples {
+    /// Reads a .npz keyed by input names, or a .npy for a model with one input.
+    pub fn open(path: &Path, inputs: &[Bound]) -> Result<Self, Vec<Diagnostic>> {
+        Self::open_with(path, inputs, &SampleOptions::default())
+    }
+
+    /// The same with renamed arrays, a part of the rows, transformed elements.
+    pub fn open_with(path: &Path, inputs: &[Bound], options: &SampleOptions) -> Result<Self, Vec<Diagnostic>> {
+        let file = path.display().to_string();
+        let mut found = arrays::read(path).map_err(|d| vec![d])?;
+        let names: Vec<String> = found.keys().cloned().collect();
+        let mut wrong = Vec::new();
+        let mut chosen = Vec::new();
+        for input in inputs {
+            let name = options.rename.get(&input.name).map_or(input.name.as_str(), String::as_str);
+            let array = match found.remove(name) {
+                None if inputs.len() == 1 => found.remove(""),
+                other => other,
+            };
+            match array {
+                None => {
+                    let message = format!("no array {name:?} for input {:?}; there are {}", input.name, list(&names));
+                    wrong.push(Diagnostic::new(Code::SampleName, message).in_file(&file).help(format!(
+                        "arrays are named like the inputs of the model; `--array {}=NAME` feeds it from another one",
+                        input.name
+                    )));
+                }
+                Some(array) => match fits(&array.dims, &input.dims, options.transform.layout) {
+                    Err(message) => wrong.push(Diagnostic::new(Code::SampleShape, message).in_file(&file).at(format!("array {name:?}"))),
+                    Ok(()) => chosen.push((name.to_owned(), array)),
+                },
+            }
+        }
+        for name in options.rename.keys().filter(|n| !inputs.iter().any(|i| i.name == **n)) {
+            wrong.push(Diagnostic::new(Code::SampleName, format!("the model has no input {name:?}")).in_file(&file));
+        }
+        let unknown: Vec<&String> = found.keys().filter(|n| !LABELS.contains(&n.as_str()) && !n.starts_with("out:")).collect();
+        if !unknown.is_empty() && wrong.is_empty() {
+            let message = format!("no input takes {}", unknown.iter().map(|n| format!("array {n:?}")).collect::<Vec<_>>().join(", "));
+            wrong.push(Diagnostic::new(Code::SampleName, message).in_file(&file).help("remove it from the file, or name the input it feeds with --array"));
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let count = chosen.first().map_or(0, |(_, a)| a.dims[0]);
+        if let Some((name, a)) = chosen.iter().find(|(_, a)| a.dims[0] != count) {
+            let message = format!("{} samples, but {count} in array {:?}", a.dims[0], chosen[0].0);
+            return Err(vec![Diagnostic::new(Code::SampleShape, message).in_file(&file).at(format!("array {name:?}"))]);
+        }
+        let rows = options.rows.clone().unwrap_or(0..count);
+        if rows.end > count {
+            return Err(vec![Diagnostic::new(Code::BadOption, format!("rows {}..{} of {count} samples", rows.start, rows.end)).in_file(&file)]);
+        }
+        if rows.is_empty() {
+            return Err(vec![Diagnostic::new(Code::NoSamples, "the file holds no samples").in_file(&file)]);
+        }
+        for (name, array) in &chosen {
+            if let Data::F32(values) = &array.data {
+                let per = (values.len() / count).max(1);
+                let part = rows.start * per..rows.end * per;
+                if let Some(at) = values[part.clone()].iter().position(|x| !x.is_finite()) {
+                    let at = part.start + at;
+                    let message = format!("sample {} holds {} at element {}", at / per, values[at], at % per);
+                    return Err(vec![Diagnostic::new(Code::SampleValue, message).in_file(&file).at(format!("array {name:?}"))]);
+                }
+            }
+        }
+        let labels = LABELS.iter().find_map(|l| found.get(*l)).filter(|a| a.data.len() == count).and_then(|a| (0..count).map(|i| a.data.integer(i)).collect());
+        Ok(Self {
+            file,
+            inputs: inputs.to_vec(),
+            arrays: chosen.into_iter().map(|(_, a)| a).collect(),
+            labels,
+            rows,
+            transform: options.transform.clone(),
+        })
+    }
+
+    /// `count` samples of standard normal noise, always the same.
+    pub fn random(inputs: &[Bound], count: usize) -> Self {
+        let mut state = 0x9E37_79B9_7F4A_7C15u64;
+        let mut uniform = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        let arrays = inputs
+            .iter()
+            .map(|i| {
+                let per: usize = i.dims.iter().product();
+                // The sum of twelve uniform numbers is normal enough.
+                let data = (0..count * per).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
+                let dims = [&[count][..], &i.dims].concat();
+                Array { dims, data: Data::F32(data) }
+            })
+            .collect();
+        Self { file: "random".into(), inputs: inputs.to_vec(), arrays, labels: None, rows: 0..count, transform: Transform::default() }
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+    /// Whether there is none; [`Self::open`] refuses such files.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+    /// The file the samples came from.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+    /// The samples `range`, counted from the first of these.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        let start = self.rows.start;
+        let rows = start + range.start.min(self.len())..start + range.end.min(self.len());
+        Self { rows, ..self.clone() }
+    }
+    /// One label per sample, if the file has an integer array `label`, `labels`, `y`, `target`, `targets` or `class`.
+    pub fn labels(&self) -> Option<Vec<i64>> {
+        self.labels.as_ref().map(|l| l[self.rows.clone()].to_vec())
+    }
+
+    /// The inputs of sample `i`, in the model's order.
+    pub fn get(&self, i: usize) -> Result<Vec<Tensor>, Diagnostic> {
+        if i >= self.len() {
+            return Err(Diagnostic::bug(format!("sample {i} of {}", self.len())));
+        }
+        let row = self.rows.start + i;
+        Ok(self.inputs.iter().zip(&self.arrays).map(|(input, array)| self.tensor(input, array, row)).collect())
+    }
+
+    fn tensor(&self, input: &Bound, array: &Array, row: usize) -> Tensor {
+        let per: usize = input.dims.iter().product();
+        let t = &self.transform;
+        let plain = t.subtract == 0.0 && t.multiply == 1.0;
+        let value = |i: usize| {
+            let x = array.data.float(row * per + i);
+            if plain { x } else { (x - t.subtract) * t.multiply }
+        };
+        let data: Vec<f32> = match t.layout {
+            Some(Layout::ChannelsLast) if input.dims.len() > 2 => {
+                let c = input.dims[1];
+                let plane: usize = input.dims[2..].iter().product();
+                (0..per).map(|i| value(i % plane * c + i / plane % c + i / (c * plane) * (c * plane))).collect()
+            }
+            _ => (0..per).map(value).collect(),
+        };
+        Tensor::f32(input.dims.clone(), &data)
+    }
+}
+
+/// Whether rows of an array are inputs: `[n, rest..]` where `rest` equals the input's extents, except for axes of 1.
+fn fits(array: &[usize], input: &[usize], layout: Option<Layout>) -> Result<(), String> {
+    let squeeze = |dims: &[usize]| dims.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
+    let mut wanted = input.to_vec();
+    if layout == Some(Layout::ChannelsLast) && wanted.len() > 2 {
+        let c = wanted.remove(1);
+        wanted.push(c);
+    }
+    match array.split_first() {
+        Some((_, rest)) if squeeze(rest) == squeeze(&wanted) => Ok(()),
+        _ => {
+            let shown = if input.first() == Some(&1) { &wanted[1..] } else { &wanted[..] };
+            let rest = if shown.is_empty() { String::new() } else { format!("x{}", infer::show(shown)) };
+            Err(format!("{} does not hold samples of {}; expected Nx.. as N{rest}", infer::show(array), infer::show(input)))
+        }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "none".into(),
+        _ => names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The expected outputs of a fixture: array `out:NAME`, all samples after each other.
+pub fn expected_outputs(path: &Path, output: &str) -> Option<Vec<f32>> {
+    let arrays = arrays::read(path).ok()?;
+    let a = arrays.get(&format!("out:{output}"))?;
+    Some((0..a.data.len()).map(|i| a.data.float(i)).collect())
+}
+
+/// A .npz of outputs: one array per output, axis 0 counting samples.
+pub fn to_npz(samples: &[Vec<(String, Tensor)>]) -> Result<Vec<u8>, Diagnostic> {
+    let mut arrays: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    for outputs in samples {
+        for (i, (name, tensor)) in outputs.iter().enumerate() {
+            let data = match (tensor.to_f32(), tensor.to_ints()) {
+                (Some(data), _) => data,
+                (None, Some(ints)) => ints.into_iter().map(|x| x as f32).collect(),
+                (None, None) => return Err(Diagnostic::bug("an output of no numeric type")),
+            };
+            if arrays.len() <= i {
+                let dims = if tensor.ty.dims.first() == Some(&1) { tensor.ty.dims[1..].to_vec() } else { tensor.ty.dims.clone() };
+                arrays.push((name.clone(), [&[samples.len()][..], &dims].concat(), Vec::new()));
+            }
+            arrays[i].2.extend(data);
+        }
+    }
+    arrays::write(&arrays)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(name: &str, arrays: &[(&str, &[usize], Vec<f32>)]) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("quernel-samples-{}-{name}.npz", std::process::id()));
+        let arrays: Vec<_> = arrays.iter().map(|(n, d, v)| ((*n).to_owned(), d.to_vec(), v.clone())).collect();
+        std::fs::write(&path, arrays::write(&arrays).expect("an archive")).expect("written");
+        path
+    }
+
+    fn bound(name: &str, dims: &[usize]) -> Bound {
+        Bound { name: name.into(), dims: dims.into() }
+    }
+
+    #[test]
+    fn rows_become_tensors() {
+        let path = saved("rows", &[("x", &[3, 2, 2], (0..12).map(|i| i as f32).collect())]);
+        let s = Samples::open(&path, &[bound("x", &[1, 1, 2, 2])]).expect("fits");
+        assert_eq!(s.len(), 3);
+        assert_eq!(s.get(1).expect("a sample")[0].to_f32().expect("f32"), [4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(s.slice(2..9).len(), 1);
+        let options = SampleOptions { transform: Transform { subtract: 1.0, multiply: 2.0, layout: None }, rows: Some(1..2), ..SampleOptions::default() };
+        let s = Samples::open_with(&path, &[bound("x", &[4])], &options);
+        assert_eq!(s.expect_err("4 is not 2x2")[0].code, Code::SampleShape);
+        let s = Samples::open_with(&path, &[bound("x", &[1, 2, 2])], &options).expect("fits");
+        assert_eq!(s.get(0).expect("a sample")[0].to_f32().expect("f32"), [6.0, 8.0, 10.0, 12.0]);
+    }
+
+    #[test]
+    fn channels_last_rows_are_transposed() {
+        let path = saved("layout", &[("x", &[1, 2, 1, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]);
+        let options = SampleOptions { transform: Transform { layout: Some(Layout::ChannelsLast), ..Transform::default() }, ..SampleOptions::default() };
+        let s = Samples::open_with(&path, &[bound("x", &[1, 3, 2, 1])], &options).expect("fits");
+        assert_eq!(s.get(0).expect("a sample")[0].to_f32().expect("f32"), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let path = saved("wrong", &[("x", &[2, 2], vec![0.0, 1.0, f32::NAN, 0.0]), ("z", &[2, 1], vec![0.0; 2])]);
+        let code = |inputs: &[Bound]| Samples::open(&path, inputs).expect_err("wrong")[0].clone();
+        assert_eq!(code(&[bound("q", &[1, 2])]).code, Code::SampleName);
+        assert_eq!(code(&[bound("x", &[1, 2])]).code, Code::SampleName);
+        let nan = code(&[bound("x", &[1, 2]), bound("z", &[1, 1])]);
+        assert!(nan.code == Code::SampleValue && nan.message.contains("sample 1"), "{nan}");
+        assert_eq!(Samples::open("no-such.npz".as_ref(), &[]).expect_err("absent")[0].code, Code::SamplesUnreadable);
+    }
+}
