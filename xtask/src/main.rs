@@ -6,6 +6,7 @@
 mod bless;
 mod check;
 mod docs;
+mod proto;
 
 use std::{
     path::Path,
@@ -20,6 +21,7 @@ const COMMANDS: &[(&str, &str, Run)] = &[
     ("check", "everything a change must pass; stops at the first failure", check::run),
     ("bless [FILTER]", "rewrites snapshots that differ and lists what changed", bless::run),
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
+    ("proto [--check]", "makes the Rust form of the ONNX messages from their description", proto::run),
 ];
 
 fn main() -> ExitCode {
