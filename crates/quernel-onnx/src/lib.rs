@@ -1,1 +1,72 @@
-//! ONNX protobuf to Quernel IR.
+//! The frontend: ONNX bytes to a graph at stage `Imported`.
+//!
+//! ```text
+//! bytes --prost--> messages --import--> Graph
+//!                              |-- tensor.rs   initializers and constants, external data
+//!                              |-- integers.rs shape arithmetic, evaluated here
+//!                              `-- ops/        one builder per operator
+//! ```
+//!
+//! **A model file is untrusted.** Every size is checked before memory is taken for it, names are data, and every fault
+//! becomes a located [`Diagnostic`]. All unsupported operators of a file are listed at once.
+//!
+//! **What is absent:** optimization. The graph says what the file said; only arithmetic on shapes is evaluated, because
+//! the types of later operators depend on it.
+
+mod generated;
+mod import;
+mod integers;
+mod node;
+mod ops;
+mod tensor;
+
+pub use import::import;
+pub use ops::{Operator, SUPPORTED, supported_ops_markdown};
+
+use quernel_ir::{Graph, diag::Remark};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// How a model is imported.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Extents of symbolic dimensions, by name.
+    pub dims: BTreeMap<String, usize>,
+    /// Name of the graph; by default the one in the file.
+    pub name: Option<String>,
+    /// The folder that external data may be read from. `None` refuses external data.
+    pub external: Option<PathBuf>,
+}
+
+/// An imported model.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The network at stage `Imported`.
+    pub graph: Graph,
+    /// Version of the default operator set.
+    pub opset: i64,
+    /// The program that wrote the file, if it says so.
+    pub producer: Option<String>,
+    /// What a user should know.
+    pub remarks: Vec<Remark>,
+}
+
+/// Oldest operator set that is understood.
+pub const OLDEST_OPSET: i64 = 7;
+/// Newest operator set that is understood.
+pub const NEWEST_OPSET: i64 = 28;
+
+/// Limits that keep a hostile file from exhausting the machine.
+pub mod limits {
+    /// Elements of one tensor.
+    pub const ELEMENTS: usize = 1 << 31;
+    /// Bytes of all constants.
+    pub const CONSTANT_BYTES: usize = 4 << 30;
+    /// Nodes of a graph.
+    pub const NODES: usize = 1 << 20;
+    /// Axes of a tensor.
+    pub const RANK: usize = 8;
+    /// Elements of an integer constant that import computes with.
+    pub const SHAPE_ELEMENTS: usize = 1 << 12;
+    /// Diagnostics of one import.
+    pub const DIAGNOSTICS: usize = 100;
+}

@@ -1,0 +1,403 @@
+//! Messages to a graph: names to values, node by node, in the order of the file.
+
+use crate::{
+    Imported, NEWEST_OPSET, OLDEST_OPSET, Options,
+    generated::{GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Extent},
+    integers, limits,
+    node::NodeCx,
+    ops::{self, Operator},
+    tensor,
+};
+use prost::Message;
+use quernel_ir::{Code, Diagnostic, Graph, Origin, Scalar, TensorTy, Value, diag::Remark};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Imports a model.
+///
+/// # Errors
+/// All faults that were found, each located; at most [`limits::DIAGNOSTICS`].
+pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, Vec<Diagnostic>> {
+    let model = decode(bytes).map_err(|d| vec![d])?;
+    let opset = opset(&model).map_err(|d| vec![d])?;
+    let Some(graph) = &model.graph else { return Err(vec![not_onnx("the message holds no graph")]) };
+    let name = options.name.clone().or_else(|| graph.name.clone()).unwrap_or_else(|| "model".into());
+    let mut importer = Importer {
+        graph: Graph::new(name),
+        opset,
+        options,
+        env: BTreeMap::new(),
+        poisoned: BTreeSet::new(),
+        found: Vec::new(),
+        remarks: Vec::new(),
+    };
+    importer.run(&model, graph);
+    if importer.found.is_empty() {
+        let producer = model.producer_name.clone().filter(|p| !p.is_empty());
+        let producer = producer.map(|p| format!("{p} {}", model.producer_version.as_deref().unwrap_or_default()).trim().to_owned());
+        Ok(Imported { graph: importer.graph, opset, producer, remarks: importer.remarks })
+    } else {
+        let more = importer.found.len().saturating_sub(limits::DIAGNOSTICS);
+        importer.found.truncate(limits::DIAGNOSTICS);
+        if more > 0 {
+            let last = importer.found.last().map_or(Code::BadGraph, |d| d.code);
+            importer.found.push(Diagnostic::new(last, format!("{more} more faults are not shown")));
+        }
+        Err(importer.found)
+    }
+}
+
+fn not_onnx(message: &str) -> Diagnostic {
+    Diagnostic::new(Code::NotOnnx, message)
+}
+
+fn decode(bytes: &[u8]) -> Result<ModelProto, Diagnostic> {
+    if bytes.is_empty() {
+        return Err(not_onnx("the file is empty"));
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Err(not_onnx("the file is a Git LFS pointer, not the model").help("fetch the model itself with `git lfs pull`"));
+    }
+    let model = ModelProto::decode(bytes).map_err(|e| not_onnx(&format!("the bytes do not decode as an ONNX model: {e}")))?;
+    match &model.graph {
+        None => Err(not_onnx("the message holds no graph")),
+        Some(g) if g.node.len() > limits::NODES => {
+            Err(Diagnostic::new(Code::LimitExceeded, format!("the graph has {} nodes; the limit is {}", g.node.len(), limits::NODES)))
+        }
+        Some(_) => Ok(model),
+    }
+}
+
+fn is_default_domain(domain: Option<&str>) -> bool {
+    matches!(domain.unwrap_or_default(), "" | "ai.onnx")
+}
+
+fn opset(model: &ModelProto) -> Result<i64, Diagnostic> {
+    let mut versions = model.opset_import.iter().filter(|o| is_default_domain(o.domain.as_deref())).map(|o| o.version.unwrap_or(0));
+    let version = versions.next().ok_or_else(|| {
+        Diagnostic::new(Code::BadGraph, "the model does not say which version of the operator set it uses").help("export it again, or set `opset_import`")
+    })?;
+    if versions.any(|v| v != version) {
+        return Err(Diagnostic::new(Code::BadGraph, "the model names two versions of the default operator set"));
+    }
+    if !(OLDEST_OPSET..=NEWEST_OPSET).contains(&version) {
+        return Err(Diagnostic::new(Code::BadGraph, format!("the model uses operator set {version}; {OLDEST_OPSET} to {NEWEST_OPSET} are understood"))
+            .help("convert it with `onnx.version_converter`, or export it with another `opset_version`"));
+    }
+    Ok(version)
+}
+
+struct Importer<'a> {
+    graph: Graph,
+    opset: i64,
+    options: &'a Options,
+    env: BTreeMap<&'a str, Value>,
+    /// Tensors whose definition failed: what reads them is not reported again.
+    poisoned: BTreeSet<&'a str>,
+    found: Vec<Diagnostic>,
+    remarks: Vec<Remark>,
+}
+
+impl<'a> Importer<'a> {
+    fn run(&mut self, model: &'a ModelProto, proto: &'a GraphProto) {
+        self.constants(proto);
+        self.inputs(proto);
+        self.defined_once(proto);
+        self.unsupported(model, proto);
+        let produced: BTreeSet<&str> = proto.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
+        for (index, node) in proto.node.iter().enumerate() {
+            self.node(index, node, &produced);
+        }
+        self.outputs(proto);
+        self.pinned(proto);
+    }
+
+    fn constants(&mut self, proto: &'a GraphProto) {
+        for sparse in &proto.sparse_initializer {
+            let name = sparse.values.as_ref().and_then(|v| v.name.as_deref()).unwrap_or_default();
+            self.found.push(Diagnostic::new(Code::UnsupportedType, "sparse initializers are not supported").at(format!("initializer {name:?}")));
+            self.poisoned.insert(name);
+        }
+        let mut bytes = 0usize;
+        for initializer in &proto.initializer {
+            let name = initializer.name.as_deref().unwrap_or_default();
+            let place = format!("initializer {name:?}");
+            if name.is_empty() {
+                self.found.push(Diagnostic::new(Code::BadGraph, "an initializer has no name"));
+                continue;
+            }
+            if self.env.contains_key(name) || self.poisoned.contains(name) {
+                self.found.push(Diagnostic::new(Code::BadGraph, "is defined twice").at(place));
+                continue;
+            }
+            let read = tensor::read(initializer, self.options).and_then(|t| {
+                bytes = bytes.saturating_add(t.ty.bytes());
+                if bytes > limits::CONSTANT_BYTES {
+                    return Err(Diagnostic::new(Code::LimitExceeded, format!("constants take more than {} bytes", limits::CONSTANT_BYTES)));
+                }
+                Ok(t)
+            });
+            match read {
+                Ok(t) => {
+                    let v = self.graph.constant(name, t);
+                    self.env.insert(name, v);
+                }
+                Err(d) => {
+                    self.found.push(d.at(place));
+                    self.poisoned.insert(name);
+                }
+            }
+        }
+    }
+
+    fn inputs(&mut self, proto: &'a GraphProto) {
+        let mut seen = BTreeSet::new();
+        for input in &proto.input {
+            let name = input.name.as_deref().unwrap_or_default();
+            let place = format!("input {name:?}");
+            if name.is_empty() || !seen.insert(name) {
+                let message = if name.is_empty() { "an input has no name" } else { "is defined twice" };
+                self.found.push(Diagnostic::new(Code::BadGraph, message).at(place));
+                continue;
+            }
+            // Before IR version 4 every initializer had to be listed as an input, too.
+            if self.env.contains_key(name) || self.poisoned.contains(name) {
+                continue;
+            }
+            match self.input_type(input) {
+                Ok(ty) => {
+                    let v = self.graph.input(name, ty);
+                    self.env.insert(name, v);
+                }
+                Err(d) => {
+                    self.found.push(d.at(place));
+                    self.poisoned.insert(name);
+                }
+            }
+        }
+    }
+
+    fn input_type(&mut self, input: &ValueInfoProto) -> Result<TensorTy, Diagnostic> {
+        let ty = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        let ty = ty.ok_or_else(|| Diagnostic::new(Code::UnsupportedType, "is not declared as a tensor"))?;
+        let elem = ty.elem_type.unwrap_or(0);
+        if elem != 1 {
+            return Err(Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}; inputs have to be float", tensor::type_name(elem))));
+        }
+        let shape = ty.shape.as_ref().ok_or_else(|| {
+            Diagnostic::new(Code::DynamicShape, "has no declared shape").help("export the model with a shape for every input")
+        })?;
+        let mut dims = Vec::new();
+        for (axis, dim) in shape.dim.iter().enumerate() {
+            dims.push(match &dim.value {
+                Some(Extent::DimValue(d)) => *d,
+                Some(Extent::DimParam(p)) if self.options.dims.contains_key(p) => i64::try_from(self.options.dims[p]).unwrap_or(i64::MAX),
+                // The first axis counts samples, and compiled code takes one at a time.
+                _ if axis == 0 && shape.dim.len() > 1 => 1,
+                Some(Extent::DimParam(p)) if !p.is_empty() => {
+                    return Err(Diagnostic::new(Code::DynamicShape, format!("has the symbolic dimension {p:?} on axis {axis}"))
+                        .help(format!("give it a value with `--dim {p}=N`")));
+                }
+                _ => return Err(Diagnostic::new(Code::DynamicShape, format!("has no extent on axis {axis}")).help("export the model with fixed input shapes")),
+            });
+        }
+        let dims = tensor::dimensions(&dims).map_err(|d| Diagnostic { code: if d.code == Code::BadTensor { Code::ShapeMismatch } else { d.code }, ..d })?;
+        if dims.contains(&0) {
+            return Err(Diagnostic::new(Code::ShapeMismatch, format!("has dimensions {dims:?}, and no element")));
+        }
+        Ok(TensorTy::new(dims, Scalar::F32))
+    }
+
+    /// Every name has one definition.
+    fn defined_once(&mut self, proto: &'a GraphProto) {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for (index, node) in proto.node.iter().enumerate() {
+            for output in node.output.iter().filter(|o| !o.is_empty()) {
+                let label = label(index, node, self.opset);
+                if let Some(&first) = seen.get(output.as_str()) {
+                    let other = self::label(first, &proto.node[first], self.opset);
+                    self.found.push(Diagnostic::new(Code::BadGraph, format!("defines {output:?}, which {other} defines, too")).at(label));
+                } else if self.env.contains_key(output.as_str()) {
+                    self.found.push(Diagnostic::new(Code::BadGraph, format!("defines {output:?}, which is an input or initializer")).at(label));
+                }
+                seen.entry(output).or_insert(index);
+            }
+        }
+    }
+
+    /// Lists all operators this version does not know, before anything is built.
+    fn unsupported(&mut self, model: &ModelProto, proto: &'a GraphProto) {
+        let functions: BTreeSet<&str> = model.functions.iter().filter_map(|f| f.name.as_deref()).collect();
+        for (index, node) in proto.node.iter().enumerate() {
+            if operator(node).is_some() {
+                continue;
+            }
+            let (op, domain) = (node.op_type.as_deref().unwrap_or_default(), node.domain.as_deref().unwrap_or_default());
+            let message = if functions.contains(op) && !is_default_domain(Some(domain)) {
+                format!("calls the function {op:?} of the model; functions are not supported")
+            } else if is_default_domain(Some(domain)) {
+                format!("the operator {op} is not supported")
+            } else {
+                format!("the operator {op} of domain {domain:?} is not supported")
+            };
+            let mut d = Diagnostic::new(Code::UnsupportedOperator, message).at(label(index, node, self.opset));
+            if functions.contains(op) {
+                d = d.help("inline functions with `onnx.inliner.inline_local_functions`");
+            }
+            self.found.push(d);
+            self.poisoned.extend(node.output.iter().map(String::as_str));
+        }
+    }
+
+    fn node(&mut self, index: usize, node: &'a NodeProto, produced: &BTreeSet<&str>) {
+        let Some(operator) = operator(node) else { return };
+        let label = label(index, node, self.opset);
+        if self.found.len() > limits::DIAGNOSTICS {
+            return;
+        }
+        let mut inputs = Vec::with_capacity(node.input.len());
+        let mut sound = true;
+        for name in &node.input {
+            match self.env.get(name.as_str()) {
+                _ if name.is_empty() => inputs.push(None),
+                Some(v) => inputs.push(Some(*v)),
+                None => {
+                    sound = false;
+                    if self.poisoned.contains(name.as_str()) {
+                    } else if produced.contains(name.as_str()) {
+                        let message = format!("reads {name:?}, which this node or a later one defines");
+                        self.found.push(Diagnostic::new(Code::Cycle, message).at(&label));
+                    } else {
+                        let message = format!("reads {name:?}, which nothing defines");
+                        self.found.push(Diagnostic::new(Code::MissingValue, message).at(&label));
+                    }
+                }
+            }
+        }
+        // Optional operands that are left out at the end are the same as absent ones.
+        while inputs.last().is_some_and(Option::is_none) {
+            inputs.pop();
+        }
+        let built = if sound { self.build(operator, &label, node, inputs, index) } else { Err(None) };
+        match built {
+            Ok(values) => {
+                for (slot, name) in node.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
+                    let Some(&v) = values.get(slot) else {
+                        self.found.push(Diagnostic::new(Code::UnsupportedForm, format!("its result {slot} ({name:?}) is not supported")).at(&label));
+                        self.poisoned.insert(name);
+                        continue;
+                    };
+                    if self.graph.values[v].name.is_empty() {
+                        self.graph.values[v].name.clone_from(name);
+                    }
+                    self.env.entry(name).or_insert(v);
+                }
+            }
+            Err(why) => {
+                self.found.extend(why);
+                self.poisoned.extend(node.output.iter().map(String::as_str));
+            }
+        }
+    }
+
+    fn build(&mut self, operator: &Operator, label: &str, node: &'a NodeProto, inputs: Vec<Option<Value>>, index: usize) -> Result<Vec<Value>, Option<Diagnostic>> {
+        let source = match (node.name.as_deref(), node.output.iter().find(|o| !o.is_empty())) {
+            (Some(name), _) if !name.is_empty() => name.to_owned(),
+            (_, Some(output)) => output.clone(),
+            _ => format!("{}#{index}", operator.name),
+        };
+        let mut cx = NodeCx {
+            g: &mut self.graph,
+            opset: self.opset,
+            label,
+            inputs,
+            options: self.options,
+            remarks: &mut self.remarks,
+            proto: node,
+            origin: Origin::new(source),
+        };
+        cx.only(operator.attributes)?;
+        if let Some(tensor) = integers::evaluate(&cx, operator.name)? {
+            let name = node.output.first().cloned().unwrap_or_default();
+            return Ok(vec![cx.g.constant(name, tensor)]);
+        }
+        (operator.build)(&mut cx).map_err(Some)
+    }
+
+    fn outputs(&mut self, proto: &'a GraphProto) {
+        if proto.output.is_empty() {
+            self.found.push(Diagnostic::new(Code::BadGraph, "the graph has no output"));
+        }
+        let mut seen = BTreeSet::new();
+        for output in &proto.output {
+            let name = output.name.as_deref().unwrap_or_default();
+            let place = format!("output {name:?}");
+            if !seen.insert(name) {
+                self.found.push(Diagnostic::new(Code::BadGraph, "is listed twice").at(place));
+                continue;
+            }
+            let Some(&v) = self.env.get(name) else {
+                if !self.poisoned.contains(name) {
+                    self.found.push(Diagnostic::new(Code::MissingValue, "is not defined by any node").at(place));
+                }
+                continue;
+            };
+            let computed = self.graph.ty(v).clone();
+            if !computed.elem.is_f32() {
+                self.found.push(Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}; outputs have to be float", computed.elem)).at(place));
+                continue;
+            }
+            let declared = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
+            let fits = declared.is_none_or(|shape| {
+                shape.dim.len() == computed.rank()
+                    && shape.dim.iter().zip(&computed.dims).all(|(d, c)| match &d.value {
+                        Some(Extent::DimValue(d)) => *d == *c as i64,
+                        _ => true,
+                    })
+            });
+            if fits {
+                self.graph.output(name, v);
+            } else {
+                let shown: Vec<String> = declared.into_iter().flat_map(|s| &s.dim).map(|d| match &d.value {
+                    Some(Extent::DimValue(d)) => d.to_string(),
+                    Some(Extent::DimParam(p)) => p.clone(),
+                    None => "?".into(),
+                }).collect();
+                let message = format!("is declared as {}, computed {}", shown.join("x"), quernel_ir::infer::show(&computed.dims));
+                self.found.push(Diagnostic::new(Code::ShapeMismatch, message).at(place));
+            }
+        }
+    }
+
+    /// A `--dim` that names nothing is a typing error worth a word.
+    fn pinned(&mut self, proto: &GraphProto) {
+        let dims = proto.input.iter().filter_map(|i| i.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()).flat_map(|s| &s.dim);
+        let known: BTreeSet<&str> =
+            dims.filter_map(|d| if let Some(Extent::DimParam(p)) = &d.value { Some(p.as_str()) } else { None }).filter(|p| !p.is_empty()).collect();
+        for (name, &extent) in &self.options.dims {
+            if !known.contains(name.as_str()) {
+                let names: Vec<&str> = known.iter().copied().collect();
+                let help = if names.is_empty() { "the model has none".into() } else { format!("it has {}", names.join(", ")) };
+                self.found.push(Diagnostic::new(Code::BadOption, format!("no input has a symbolic dimension {name:?}")).help(help));
+            } else if extent == 0 {
+                self.found.push(Diagnostic::new(Code::BadOption, format!("the dimension {name:?} cannot be 0")));
+            }
+        }
+    }
+}
+
+fn operator(node: &NodeProto) -> Option<&'static Operator> {
+    if !is_default_domain(node.domain.as_deref()) {
+        return None;
+    }
+    ops::find(node.op_type.as_deref()?)
+}
+
+/// `node "/stem/Conv" (Conv, opset 17)`; nodes without a name are known by number and result.
+fn label(index: usize, node: &NodeProto, opset: i64) -> String {
+    let op = node.op_type.as_deref().unwrap_or("?");
+    match (node.name.as_deref(), node.output.first()) {
+        (Some(name), _) if !name.is_empty() => format!("node {name:?} ({op}, opset {opset})"),
+        (_, Some(output)) => format!("node {index} that defines {output:?} ({op}, opset {opset})"),
+        _ => format!("node {index} ({op}, opset {opset})"),
+    }
+}

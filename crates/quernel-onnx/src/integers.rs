@@ -1,0 +1,140 @@
+//! Shape arithmetic: what exporters compute on integers before a Reshape, a Slice or a Resize.
+//!
+//! The types of later operators depend on these numbers, so they are evaluated while the graph is built. Only constant
+//! integers take part, and only few of them.
+
+use crate::{limits, node::NodeCx, tensor};
+use quernel_ir::{Code, Diagnostic, Elem, Scalar, Tensor, TensorTy, infer};
+
+/// A small integer tensor.
+#[derive(Clone)]
+struct Ints {
+    dims: Vec<usize>,
+    data: Vec<i64>,
+    scalar: Scalar,
+}
+
+impl Ints {
+    fn like(&self, dims: Vec<usize>, data: Vec<i64>) -> Self {
+        Self { dims, data, scalar: self.scalar }
+    }
+}
+
+/// The result of a node on constant integers, `None` when it is none or another kind of node.
+pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic> {
+    if op == "Shape" || op == "Size" {
+        cx.arity(1, 1)?;
+        let dims = cx.dims(cx.arg(0)?);
+        let all: Vec<i64> = dims.iter().map(|d| *d as i64).collect();
+        return Ok(Some(if op == "Size" { Tensor::i64([], &[dims.iter().product::<usize>() as i64]) } else { shape(cx, &all)? }));
+    }
+    let small = |i: usize| -> Option<Ints> {
+        let t = cx.g.tensor(cx.optional(i)?)?;
+        let scalar = match t.ty.elem {
+            Elem::Scalar(s) if s != Scalar::F32 => s,
+            _ => return None,
+        };
+        (t.ty.count() <= limits::SHAPE_ELEMENTS).then(|| Ints { dims: t.ty.dims.clone(), data: t.to_ints().unwrap_or_default(), scalar })
+    };
+    let Some(args) = (0..cx.inputs.len()).map(small).collect::<Option<Vec<_>>>() else { return Ok(None) };
+    let Some(x) = args.first() else { return Ok(None) };
+    let elementwise = |f: fn(i64, i64) -> Option<i64>| -> Result<Ints, Diagnostic> {
+        cx.arity(2, 2)?;
+        zip(x, &args[1], f).ok_or_else(|| cx.err(Code::ShapeMismatch, "integer operands do not broadcast, or their result is no 64-bit integer"))
+    };
+    let result = match op {
+        "Add" => elementwise(i64::checked_add)?,
+        "Sub" => elementwise(i64::checked_sub)?,
+        "Mul" => elementwise(i64::checked_mul)?,
+        "Div" => elementwise(i64::checked_div)?,
+        "Min" => elementwise(|a, b| Some(a.min(b)))?,
+        "Max" => elementwise(|a, b| Some(a.max(b)))?,
+        "Identity" => x.clone(),
+        "Neg" => x.like(x.dims.clone(), x.data.iter().map(|d| d.wrapping_neg()).collect()),
+        "Cast" => match tensor::scalar(i32::try_from(cx.int("to")?.unwrap_or(0)).unwrap_or(0)) {
+            Some(to @ (Scalar::I64 | Scalar::I32)) => Ints { scalar: to, ..x.clone() },
+            _ => return Ok(None),
+        },
+        "Gather" => gather(cx, x, args.get(1))?,
+        "Concat" => {
+            let rank = x.dims.len();
+            if args.iter().any(|a| a.dims.len() != 1) || rank != 1 {
+                return Ok(None);
+            }
+            let data: Vec<i64> = args.iter().flat_map(|a| a.data.iter().copied()).collect();
+            x.like(vec![data.len()], data)
+        }
+        "Squeeze" if x.data.len() == 1 => x.like(vec![], x.data.clone()),
+        "Unsqueeze" if x.dims.is_empty() => x.like(vec![1], x.data.clone()),
+        "Slice" if x.dims.len() == 1 => slice(cx, x, &args)?,
+        "ConstantOfShape" => return Ok(None),
+        _ => return Ok(None),
+    };
+    if result.data.len() > limits::SHAPE_ELEMENTS {
+        return Err(cx.err(Code::LimitExceeded, format!("shape arithmetic on {} elements", result.data.len())));
+    }
+    Ok(Some(Tensor::from_ints(TensorTy::new(result.dims, result.scalar), result.data)))
+}
+
+fn shape(cx: &NodeCx<'_>, all: &[i64]) -> Result<Tensor, Diagnostic> {
+    let rank = all.len() as i64;
+    let bound = |x: i64| (if x < 0 { x.saturating_add(rank) } else { x }).clamp(0, rank) as usize;
+    let (start, end) = (bound(cx.int("start")?.unwrap_or(0)), bound(cx.int("end")?.unwrap_or(rank)));
+    let part = &all[start..end.max(start)];
+    Ok(Tensor::i64([part.len()], part))
+}
+
+fn zip(a: &Ints, b: &Ints, f: fn(i64, i64) -> Option<i64>) -> Option<Ints> {
+    let dims = infer::broadcast(&a.dims, &b.dims)?;
+    let n: usize = dims.iter().product();
+    if n > limits::SHAPE_ELEMENTS {
+        return None;
+    }
+    let at = |x: &Ints, flat: usize| {
+        let (mut rest, mut index, mut stride) = (flat, 0, 1);
+        for (i, d) in dims.iter().enumerate().rev() {
+            let here = rest % d;
+            rest /= d;
+            if let Some(j) = (i + x.dims.len()).checked_sub(dims.len()) {
+                index += if x.dims[j] == 1 { 0 } else { here * stride };
+                stride *= x.dims[j];
+            }
+        }
+        x.data[index]
+    };
+    let data = (0..n).map(|i| f(at(a, i), at(b, i))).collect::<Option<Vec<_>>>()?;
+    Some(a.like(dims, data))
+}
+
+fn gather(cx: &NodeCx<'_>, x: &Ints, indices: Option<&Ints>) -> Result<Ints, Diagnostic> {
+    let indices = indices.ok_or_else(|| cx.err(Code::BadGraph, "operand 1 is left out, but required"))?;
+    if x.dims.len() != 1 {
+        return Err(cx.unsupported("gathers from a constant that is not a vector"));
+    }
+    cx.axis(cx.int("axis")?.unwrap_or(0), 1)?;
+    let n = x.data.len() as i64;
+    let pick = |i: &i64| {
+        let at = if *i < 0 { i.checked_add(n)? } else { *i };
+        x.data.get(usize::try_from(at).ok()?).copied()
+    };
+    let data: Option<Vec<i64>> = indices.data.iter().map(pick).collect();
+    let data = data.ok_or_else(|| cx.err(Code::ShapeMismatch, format!("gathers elements {:?} of {n}", indices.data)))?;
+    Ok(x.like(indices.dims.clone(), data))
+}
+
+fn slice(cx: &NodeCx<'_>, x: &Ints, args: &[Ints]) -> Result<Ints, Diagnostic> {
+    let one = |i: usize, name: &str, default: i64| -> Result<i64, Diagnostic> {
+        if let Some(a) = args.get(i) {
+            return match a.data.as_slice() {
+                &[v] => Ok(v),
+                _ => Err(cx.err(Code::ShapeMismatch, format!("operand {i} does not have one element"))),
+            };
+        }
+        Ok(cx.ints(name)?.and_then(|v| v.first().copied()).unwrap_or(default))
+    };
+    let n = x.data.len() as i64;
+    let (start, end, step) = (one(1, "starts", 0)?, one(2, "ends", n)?, one(4, "steps", 1)?);
+    let (first, step, len) = crate::ops::slice_axis(start, end, step, x.data.len()).ok_or_else(|| cx.bad_attribute("the step of a slice is 0"))?;
+    let data: Vec<i64> = (0..len).map(|i| x.data[(first as isize + i as isize * step) as usize]).collect();
+    Ok(x.like(vec![data.len()], data))
+}

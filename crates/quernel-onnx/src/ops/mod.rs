@@ -1,0 +1,127 @@
+//! One builder per ONNX operator.
+
+mod convs;
+mod elementwise;
+mod layout;
+mod norms;
+mod pools;
+mod reduce;
+mod values;
+
+pub use layout::slice_axis;
+
+use crate::{NEWEST_OPSET, OLDEST_OPSET, node::{Built, NodeCx}};
+
+/// A supported ONNX operator of the default domain.
+#[derive(Debug)]
+pub struct Operator {
+    /// Its name.
+    pub name: &'static str,
+    /// What is not supported of it; empty when all is.
+    pub note: &'static str,
+    /// Attributes of any version; every other one is an error.
+    pub(crate) attributes: &'static [&'static str],
+    pub(crate) build: fn(&mut NodeCx<'_>) -> Built,
+}
+
+macro_rules! operators {
+    ($($name:literal $build:path [$($attribute:literal)*] $note:literal;)*) => {
+        /// Every supported operator, by name.
+        pub const SUPPORTED: &[Operator] = &[
+            $(Operator { name: $name, note: $note, attributes: &[$($attribute),*], build: $build }),*
+        ];
+    };
+}
+
+operators! {
+    "Abs" elementwise::abs [] "";
+    "Add" elementwise::add [] "";
+    "AveragePool" pools::average ["auto_pad" "ceil_mode" "count_include_pad" "dilations" "kernel_shape" "pads" "strides"] "";
+    "BatchNormalization" norms::batch ["epsilon" "momentum" "spatial" "training_mode"] "inference only";
+    "Cast" values::cast ["to" "saturate" "round_mode"] "between float, integer and bool types";
+    "Clip" elementwise::clip ["min" "max"] "constant bounds";
+    "Concat" layout::concat ["axis"] "";
+    "Constant" values::constant ["value" "value_float" "value_floats" "value_int" "value_ints" "value_string" "value_strings" "sparse_value"] "dense numbers";
+    "ConstantOfShape" values::constant_of_shape ["value"] "constant shape";
+    "Conv" convs::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D to 3-D";
+    "DepthToSpace" layout::depth_to_space ["blocksize" "mode"] "";
+    "Div" elementwise::div [] "";
+    "Dropout" values::dropout ["ratio" "seed" "is_test"] "inference only";
+    "Erf" elementwise::erf [] "";
+    "Exp" elementwise::exp [] "";
+    "Expand" layout::expand [] "constant shape";
+    "Flatten" layout::flatten ["axis"] "";
+    "Gather" layout::gather ["axis"] "constant indices";
+    "Gelu" elementwise::gelu ["approximate"] "";
+    "Gemm" convs::gemm ["alpha" "beta" "transA" "transB"] "";
+    "GlobalAveragePool" pools::global_average [] "";
+    "GlobalMaxPool" pools::global_max [] "";
+    "HardSigmoid" elementwise::hard_sigmoid ["alpha" "beta"] "";
+    "HardSwish" elementwise::hard_swish [] "";
+    "Identity" values::identity [] "";
+    "InstanceNormalization" norms::instance ["epsilon"] "";
+    "LayerNormalization" norms::layer ["axis" "epsilon" "stash_type"] "first result";
+    "LeakyRelu" elementwise::leaky_relu ["alpha"] "";
+    "Log" elementwise::log [] "";
+    "LogSoftmax" norms::log_softmax ["axis"] "";
+    "MatMul" convs::matmul [] "";
+    "Max" elementwise::max [] "";
+    "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "first result";
+    "Mean" elementwise::mean [] "";
+    "Min" elementwise::min [] "";
+    "Mul" elementwise::mul [] "";
+    "Neg" elementwise::neg [] "";
+    "PRelu" elementwise::prelu [] "";
+    "Pad" layout::pad ["mode" "pads" "value"] "constant mode, not cropping";
+    "Pow" elementwise::pow [] "";
+    "Reciprocal" elementwise::reciprocal [] "";
+    "ReduceL2" reduce::l2 ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "ReduceMax" reduce::max ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "ReduceMean" reduce::mean ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "ReduceMin" reduce::min ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "ReduceSum" reduce::sum ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "ReduceSumSquare" reduce::sum_square ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "Relu" elementwise::relu [] "";
+    "Reshape" layout::reshape ["allowzero"] "constant shape";
+    "Shape" values::shape ["start" "end"] "";
+    "Sigmoid" elementwise::sigmoid [] "";
+    "Size" values::shape [] "";
+    "Slice" layout::slice ["axes" "ends" "starts"] "constant bounds";
+    "Softmax" norms::softmax ["axis"] "";
+    "SpaceToDepth" layout::space_to_depth ["blocksize"] "";
+    "Split" layout::split ["axis" "num_outputs" "split"] "constant parts";
+    "Sqrt" elementwise::sqrt [] "";
+    "Squeeze" layout::squeeze ["axes"] "";
+    "Sub" elementwise::sub [] "";
+    "Sum" elementwise::sum [] "";
+    "Swish" elementwise::swish ["alpha"] "";
+    "Tanh" elementwise::tanh [] "";
+    "Transpose" layout::transpose ["perm"] "";
+    "Unsqueeze" layout::unsqueeze ["axes"] "";
+}
+
+/// The operator of that name.
+pub fn find(name: &str) -> Option<&'static Operator> {
+    SUPPORTED.binary_search_by(|o| o.name.cmp(name)).ok().map(|i| &SUPPORTED[i])
+}
+
+/// The page `docs/supported-ops.md`; `cargo xtask docs` writes it.
+pub fn supported_ops_markdown() -> String {
+    let mut page = format!(
+        "<!-- Written by `cargo xtask docs` from crates/quernel-onnx/src/ops/mod.rs; do not edit. -->\n\n# Supported ONNX operators\n\n\
+         Operator sets {OLDEST_OPSET} to {NEWEST_OPSET} of the default domain. A model that holds anything else is refused with a list of\n\
+         everything unsupported in it.\n\n| operator | supported |\n| --- | --- |\n"
+    );
+    for o in SUPPORTED {
+        page += &format!("| {} | {} |\n", o.name, if o.note.is_empty() { "yes" } else { o.note });
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_table_is_sorted() {
+        assert!(super::SUPPORTED.windows(2).all(|w| w[0].name < w[1].name));
+    }
+}
