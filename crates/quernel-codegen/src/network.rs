@@ -13,6 +13,7 @@ use crate::{
 };
 use cranelift_codegen::{
     Context,
+    binemit::Reloc,
     ir::{
         AbiParam, Endianness, FuncRef, Function, GlobalValue, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind,
         UserFuncName, Value,
@@ -294,7 +295,9 @@ impl<M: Module> Compiler<'_, M> {
         let Some(code) = self.ctx.compiled_code() else { return Err(bug(format!("{name}: no code"))) };
         let frame = code.buffer.frame_layout().map_or(0, |l| l.frame_to_fp_offset as usize) + self.setup;
         let relocs: Vec<ModuleReloc> = code.buffer.relocs().iter().map(|r| ModuleReloc::from_mach_reloc(r, &self.ctx.func, id)).collect();
-        let bytes = code.buffer.data();
+        let mut code_bytes = code.buffer.data().to_vec();
+        let relocs: Vec<ModuleReloc> = relocs.into_iter().map(|r| direct(r, &mut code_bytes)).collect();
+        let bytes = &*code_bytes;
         let alignment = u64::from(code.buffer.alignment).max(32);
         self.module.define_function_bytes(id, alignment, bytes, &relocs).map_err(bug)?;
         self.records.push(Record {
@@ -420,6 +423,24 @@ impl<M: Module> Compiler<'_, M> {
             b.ins().return_(&[result]);
             Ok(b)
         })
+    }
+}
+
+/// Position-independent x86-64 code of Cranelift loads every symbol's address from a global offset table (on Windows,
+/// from a relocated pointer in the constants). All symbols here are of this object: the load becomes `lea`.
+fn direct(reloc: ModuleReloc, code: &mut [u8]) -> ModuleReloc {
+    const MOV: u8 = 0x8b;
+    const LEA: u8 = 0x8d;
+    if reloc.kind != Reloc::X86GOTPCRel4 {
+        return reloc;
+    }
+    // REX, opcode, ModRM, displacement.
+    match (reloc.offset as usize).checked_sub(2).and_then(|at| code.get_mut(at)) {
+        Some(opcode) if *opcode == MOV => {
+            *opcode = LEA;
+            ModuleReloc { kind: Reloc::X86PCRel4, ..reloc }
+        }
+        _ => reloc,
     }
 }
 

@@ -8,7 +8,7 @@ use cranelift_codegen::{
     settings::{self, Configurable},
 };
 use quernel_ir::diag::{Code, Diagnostic};
-use target_lexicon::{Architecture, Triple};
+use target_lexicon::{Architecture, BinaryFormat, Triple};
 
 /// Which family of instruction sequences kernels use. All give the same bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -229,7 +229,11 @@ impl Target {
                 TARGETS.iter().map(|t| t.triple),
             )));
         };
-        let parsed: Triple = text.parse().map_err(|e| Diagnostic::bug(format!("the listed target {text} does not parse: {e}")))?;
+        let mut parsed: Triple = text.parse().map_err(|e| Diagnostic::bug(format!("the listed target {text} does not parse: {e}")))?;
+        // Without an operating system there is no object format to infer; firmware is linked from ELF.
+        if parsed.binary_format == BinaryFormat::Unknown {
+            parsed.binary_format = BinaryFormat::Elf;
+        }
         let cpu = cpu.unwrap_or(info.cpus[0].name);
         let extensions = if cpu == "native" {
             if parsed.architecture != host.architecture {
