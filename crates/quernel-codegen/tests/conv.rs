@@ -4,10 +4,12 @@
 mod common;
 
 use common::{Case, Kind, Rng, agree, conv_program};
+use quernel_codegen::{Options, Target, object};
 use quernel_ir::{
     op::WindowDim,
-    program::{End, WeightLayout},
+    program::{End, Program, WeightLayout},
 };
+use std::collections::BTreeSet;
 
 #[derive(Clone, Copy)]
 enum Packing {
@@ -71,6 +73,82 @@ fn many(packing: Packing, float: bool, cases: usize) {
         let (program, inputs) = conv_program(&case, &mut rng);
         agree(&case, &program, &inputs);
     }
+}
+
+/// Layers of real networks and their neighbours: channel counts around whole vectors and panels, every kernel and
+/// stride in use, residuals, both ends.
+fn layer(rng: &mut Rng) -> Case {
+    let channels = [1, 3, 4, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 128, 130, 144, 192, 256, 320];
+    let depthwise = rng.below(4) == 0;
+    let (kernel, stride) = rng.pick(&[(1, 1), (1, 1), (1, 2), (3, 1), (3, 1), (3, 2), (5, 2), (7, 2)]);
+    let (kernel, stride) = if depthwise { (rng.pick(&[3, 3, 3, 5]), rng.range(1, 2) as usize) } else { (kernel, stride) };
+    let pad = if rng.below(6) == 0 { kernel / 2 } else { 0 };
+    let dim = WindowDim { kernel, stride, dilation: 1, before: pad, after: pad };
+    let o = rng.pick(&channels);
+    let i = if depthwise {
+        1
+    } else {
+        let most = if kernel > 3 { 8 } else { channels.len() };
+        rng.pick(&channels[..most])
+    };
+    let most = if i * o * kernel * kernel > 100_000 { 3 } else { 17 };
+    let spatial = |rng: &mut Rng| kernel + stride * rng.below(most);
+    let (h, w) = if kernel == 1 && rng.below(3) == 0 { (1, 1) } else { (spatial(rng), spatial(rng)) };
+    let out_signed = rng.below(4) == 0;
+    let (lo, hi) = if out_signed { (-128, 127) } else { (0, 255) };
+    let end = match rng.below(8) {
+        0 | 1 => {
+            let (lo, hi) = rng.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 6.0)]);
+            End::Float { lo, hi }
+        }
+        2 => End::Requantize { zero: rng.range(lo, hi), lo: lo + 3, hi: hi - 40, signed: out_signed },
+        3 | 4 => End::Requantize { zero: rng.range(lo, hi), lo, hi, signed: out_signed },
+        _ => End::Requantize { zero: 0, lo: 0, hi: 255, signed: false },
+    };
+    let signed = rng.below(8) == 0;
+    let zero = if signed { rng.range(-128, 127) } else { rng.range(0, 255) };
+    let contiguous = kernel > 1 || rng.below(2) == 0;
+    Case {
+        n: if rng.below(4) == 0 { 2 } else { 1 },
+        h,
+        w,
+        i,
+        o,
+        groups: if depthwise { o } else { 1 },
+        window: [dim, dim],
+        layout: if depthwise { WeightLayout::Depthwise } else { WeightLayout::Panels { contiguous, depth: 4 } },
+        residual: !depthwise && rng.below(3) == 0,
+        gap: if contiguous && kernel > 1 && !depthwise { 0 } else { rng.pick(&[0, 0, 0, 16, 7]) },
+        kind: Kind::Int { signed, zero, residual_signed: rng.below(2) == 0, end, extreme: rng.below(10) == 0 },
+    }
+}
+
+/// Number of cases; `QUERNEL_CASES` asks for more.
+fn cases(default: usize) -> usize {
+    std::env::var("QUERNEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// The leaf kernel that the step of a case gets on the best CPU.
+fn leaf(program: &Program) -> String {
+    let target = Target::parse(Some("x86_64-unknown-linux-gnu"), Some("znver4")).unwrap();
+    let made = object(program, &target, &Options::default()).unwrap();
+    made.functions.into_iter().find(|f| !f.kernel.is_empty()).map_or(String::new(), |f| f.kernel)
+}
+
+#[test]
+fn layers_of_real_sizes() {
+    let mut rng = Rng(77);
+    let (mut panels, mut depthwise) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..cases(300) {
+        let case = layer(&mut rng);
+        let (program, inputs) = conv_program(&case, &mut rng);
+        agree(&case, &program, &inputs);
+        let kernel = leaf(&program);
+        if kernel.starts_with("conv") { &mut panels } else { &mut depthwise }.insert(kernel);
+    }
+    // Tiles of many forms, both strides of the depthwise kernel, and layers outside of the leaves' contracts.
+    assert!(panels.len() >= 20 && depthwise.len() == 3, "{panels:?} {depthwise:?}");
+    println!("{panels:?} {depthwise:?}");
 }
 
 #[test]

@@ -74,14 +74,18 @@ fn is_default_domain(domain: Option<&str>) -> bool {
 fn opset(model: &ModelProto) -> Result<i64, Diagnostic> {
     let mut versions = model.opset_import.iter().filter(|o| is_default_domain(o.domain.as_deref())).map(|o| o.version.unwrap_or(0));
     let version = versions.next().ok_or_else(|| {
-        Diagnostic::new(Code::BadGraph, "the model does not say which version of the operator set it uses").help("export it again, or set `opset_import`")
+        Diagnostic::new(Code::BadGraph, "the model does not say which version of the operator set it uses")
+            .help("export it again, or set `opset_import`")
     })?;
     if versions.any(|v| v != version) {
         return Err(Diagnostic::new(Code::BadGraph, "the model names two versions of the default operator set"));
     }
     if !(OLDEST_OPSET..=NEWEST_OPSET).contains(&version) {
-        return Err(Diagnostic::new(Code::BadGraph, format!("the model uses operator set {version}; {OLDEST_OPSET} to {NEWEST_OPSET} are understood"))
-            .help("convert it with `onnx.version_converter`, or export it with another `opset_version`"));
+        return Err(Diagnostic::new(
+            Code::BadGraph,
+            format!("the model uses operator set {version}; {OLDEST_OPSET} to {NEWEST_OPSET} are understood"),
+        )
+        .help("convert it with `onnx.version_converter`, or export it with another `opset_version`"));
     }
     Ok(version)
 }
@@ -103,7 +107,8 @@ impl<'a> Importer<'a> {
         self.inputs(proto);
         self.defined_once(proto);
         self.unsupported(model, proto);
-        let produced: BTreeSet<&str> = proto.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
+        let produced: BTreeSet<&str> =
+            proto.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
         for (index, node) in proto.node.iter().enumerate() {
             self.node(index, node, &produced);
         }
@@ -114,7 +119,8 @@ impl<'a> Importer<'a> {
     fn constants(&mut self, proto: &'a GraphProto) {
         for sparse in &proto.sparse_initializer {
             let name = sparse.values.as_ref().and_then(|v| v.name.as_deref()).unwrap_or_default();
-            self.found.push(Diagnostic::new(Code::UnsupportedType, "sparse initializers are not supported").at(format!("initializer {name:?}")));
+            self.found
+                .push(Diagnostic::new(Code::UnsupportedType, "sparse initializers are not supported").at(format!("initializer {name:?}")));
             self.poisoned.insert(name);
         }
         let mut bytes = 0usize;
@@ -181,7 +187,10 @@ impl<'a> Importer<'a> {
         let ty = ty.ok_or_else(|| Diagnostic::new(Code::UnsupportedType, "is not declared as a tensor"))?;
         let elem = ty.elem_type.unwrap_or(0);
         if elem != 1 {
-            return Err(Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}; inputs have to be float", tensor::type_name(elem))));
+            return Err(Diagnostic::new(
+                Code::UnsupportedType,
+                format!("has elements of type {}; inputs have to be float", tensor::type_name(elem)),
+            ));
         }
         let shape = ty.shape.as_ref().ok_or_else(|| {
             Diagnostic::new(Code::DynamicShape, "has no declared shape").help("export the model with a shape for every input")
@@ -197,10 +206,14 @@ impl<'a> Importer<'a> {
                     return Err(Diagnostic::new(Code::DynamicShape, format!("has the symbolic dimension {p:?} on axis {axis}"))
                         .help(format!("give it a value with `--dim {p}=N`")));
                 }
-                _ => return Err(Diagnostic::new(Code::DynamicShape, format!("has no extent on axis {axis}")).help("export the model with fixed input shapes")),
+                _ => {
+                    return Err(Diagnostic::new(Code::DynamicShape, format!("has no extent on axis {axis}"))
+                        .help("export the model with fixed input shapes"));
+                }
             });
         }
-        let dims = tensor::dimensions(&dims).map_err(|d| Diagnostic { code: if d.code == Code::BadTensor { Code::ShapeMismatch } else { d.code }, ..d })?;
+        let dims = tensor::dimensions(&dims)
+            .map_err(|d| Diagnostic { code: if d.code == Code::BadTensor { Code::ShapeMismatch } else { d.code }, ..d })?;
         if dims.contains(&0) {
             return Err(Diagnostic::new(Code::ShapeMismatch, format!("has dimensions {dims:?}, and no element")));
         }
@@ -217,7 +230,8 @@ impl<'a> Importer<'a> {
                     let other = self::label(first, &proto.node[first], self.opset);
                     self.found.push(Diagnostic::new(Code::BadGraph, format!("defines {output:?}, which {other} defines, too")).at(label));
                 } else if self.env.contains_key(output.as_str()) {
-                    self.found.push(Diagnostic::new(Code::BadGraph, format!("defines {output:?}, which is an input or initializer")).at(label));
+                    self.found
+                        .push(Diagnostic::new(Code::BadGraph, format!("defines {output:?}, which is an input or initializer")).at(label));
                 }
                 seen.entry(output).or_insert(index);
             }
@@ -282,7 +296,9 @@ impl<'a> Importer<'a> {
             Ok(values) => {
                 for (slot, name) in node.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
                     let Some(&v) = values.get(slot) else {
-                        self.found.push(Diagnostic::new(Code::UnsupportedForm, format!("its result {slot} ({name:?}) is not supported")).at(&label));
+                        self.found.push(
+                            Diagnostic::new(Code::UnsupportedForm, format!("its result {slot} ({name:?}) is not supported")).at(&label),
+                        );
                         self.poisoned.insert(name);
                         continue;
                     };
@@ -299,7 +315,14 @@ impl<'a> Importer<'a> {
         }
     }
 
-    fn build(&mut self, operator: &Operator, label: &str, node: &'a NodeProto, inputs: Vec<Option<Value>>, index: usize) -> Result<Vec<Value>, Option<Diagnostic>> {
+    fn build(
+        &mut self,
+        operator: &Operator,
+        label: &str,
+        node: &'a NodeProto,
+        inputs: Vec<Option<Value>>,
+        index: usize,
+    ) -> Result<Vec<Value>, Option<Diagnostic>> {
         let source = match (node.name.as_deref(), node.output.iter().find(|o| !o.is_empty())) {
             (Some(name), _) if !name.is_empty() => name.to_owned(),
             (_, Some(output)) => output.clone(),
@@ -343,7 +366,10 @@ impl<'a> Importer<'a> {
             };
             let computed = self.graph.ty(v).clone();
             if !computed.elem.is_f32() {
-                self.found.push(Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}; outputs have to be float", computed.elem)).at(place));
+                self.found.push(
+                    Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}; outputs have to be float", computed.elem))
+                        .at(place),
+                );
                 continue;
             }
             let declared = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
@@ -357,11 +383,15 @@ impl<'a> Importer<'a> {
             if fits {
                 self.graph.output(name, v);
             } else {
-                let shown: Vec<String> = declared.into_iter().flat_map(|s| &s.dim).map(|d| match &d.value {
-                    Some(Extent::DimValue(d)) => d.to_string(),
-                    Some(Extent::DimParam(p)) => p.clone(),
-                    None => "?".into(),
-                }).collect();
+                let shown: Vec<String> = declared
+                    .into_iter()
+                    .flat_map(|s| &s.dim)
+                    .map(|d| match &d.value {
+                        Some(Extent::DimValue(d)) => d.to_string(),
+                        Some(Extent::DimParam(p)) => p.clone(),
+                        None => "?".into(),
+                    })
+                    .collect();
                 let message = format!("is declared as {}, computed {}", shown.join("x"), quernel_ir::infer::show(&computed.dims));
                 self.found.push(Diagnostic::new(Code::ShapeMismatch, message).at(place));
             }
@@ -371,8 +401,10 @@ impl<'a> Importer<'a> {
     /// A `--dim` that names nothing is a typing error worth a word.
     fn pinned(&mut self, proto: &GraphProto) {
         let dims = proto.input.iter().filter_map(|i| i.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()).flat_map(|s| &s.dim);
-        let known: BTreeSet<&str> =
-            dims.filter_map(|d| if let Some(Extent::DimParam(p)) = &d.value { Some(p.as_str()) } else { None }).filter(|p| !p.is_empty()).collect();
+        let known: BTreeSet<&str> = dims
+            .filter_map(|d| if let Some(Extent::DimParam(p)) = &d.value { Some(p.as_str()) } else { None })
+            .filter(|p| !p.is_empty())
+            .collect();
         for (name, &extent) in &self.options.dims {
             if !known.contains(name.as_str()) {
                 let names: Vec<&str> = known.iter().copied().collect();

@@ -40,7 +40,8 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
     let Some(x) = args.first() else { return Ok(None) };
     let elementwise = |f: fn(i64, i64) -> Option<i64>| -> Result<Ints, Diagnostic> {
         cx.arity(2, 2)?;
-        zip(x, &args[1], f).ok_or_else(|| cx.err(Code::ShapeMismatch, "integer operands do not broadcast, or their result is no 64-bit integer"))
+        zip(x, &args[1], f)
+            .ok_or_else(|| cx.err(Code::ShapeMismatch, "integer operands do not broadcast, or their result is no 64-bit integer"))
     };
     let result = match op {
         "Add" => elementwise(i64::checked_add)?,
@@ -134,7 +135,8 @@ fn slice(cx: &NodeCx<'_>, x: &Ints, args: &[Ints]) -> Result<Ints, Diagnostic> {
     };
     let n = x.data.len() as i64;
     let (start, end, step) = (one(1, "starts", 0)?, one(2, "ends", n)?, one(4, "steps", 1)?);
-    let (first, step, len) = crate::ops::slice_axis(start, end, step, x.data.len()).ok_or_else(|| cx.bad_attribute("the step of a slice is 0"))?;
+    let (first, step, len) =
+        crate::ops::slice_axis(start, end, step, x.data.len()).ok_or_else(|| cx.bad_attribute("the step of a slice is 0"))?;
     let data: Vec<i64> = (0..len).map(|i| x.data[(first as isize + i as isize * step) as usize]).collect();
     Ok(x.like(vec![data.len()], data))
 }

@@ -132,7 +132,9 @@ impl NodeCx<'_> {
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, Diagnostic> {
         let Some(a) = self.typed(name, 4, "a tensor")? else { return Ok(None) };
         let proto = a.t.as_ref().ok_or_else(|| self.bad_attribute(format!("attribute `{name}` holds no tensor")))?;
-        tensor::read(proto, self.options).map(Some).map_err(|d| Diagnostic { message: format!("attribute `{name}` {}", d.message), ..d }.at(self.label))
+        tensor::read(proto, self.options)
+            .map(Some)
+            .map_err(|d| Diagnostic { message: format!("attribute `{name}` {}", d.message), ..d }.at(self.label))
     }
     pub fn floats(&self, name: &str) -> Result<Option<Vec<f32>>, Diagnostic> {
         Ok(self.typed(name, 6, "a list of floats")?.map(|a| a.floats.clone()))

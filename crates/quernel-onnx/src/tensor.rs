@@ -75,7 +75,14 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
             !proto.int32_data.is_empty(),
             matches!(
                 data_type,
-                DataType::Int32 | DataType::Int16 | DataType::Int8 | DataType::Uint16 | DataType::Uint8 | DataType::Bool | DataType::Float16 | DataType::Bfloat16
+                DataType::Int32
+                    | DataType::Int16
+                    | DataType::Int8
+                    | DataType::Uint16
+                    | DataType::Uint8
+                    | DataType::Bool
+                    | DataType::Float16
+                    | DataType::Bfloat16
             ),
         ),
         (!proto.int64_data.is_empty(), matches!(data_type, DataType::Int64)),
@@ -199,9 +206,11 @@ fn external_data(proto: &TensorProto, length: usize, options: &Options) -> Resul
     if stated.is_some_and(|l| l != length as u64) {
         return Err(bad(format!("has {} bytes of external data; its dimensions need {length}", stated.unwrap_or(0))));
     }
-    let folder = options.external.as_deref().ok_or_else(|| bad("is stored outside the file, and no folder was given to read from".into()))?;
+    let folder =
+        options.external.as_deref().ok_or_else(|| bad("is stored outside the file, and no folder was given to read from".into()))?;
     let relative = Path::new(&location);
-    let plain = !location.is_empty() && !location.contains(['\\', '\0']) && relative.components().all(|c| matches!(c, Component::Normal(_)));
+    let plain =
+        !location.is_empty() && !location.contains(['\\', '\0']) && relative.components().all(|c| matches!(c, Component::Normal(_)));
     let outside = || bad(format!("names external data {location:?}, which is not inside the folder of the model"));
     if !plain {
         return Err(outside());

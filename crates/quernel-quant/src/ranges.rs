@@ -242,7 +242,7 @@ impl Ranges {
 }
 
 /// Scale and zero point of the interval, which holds 0.
-fn affine(lo: f64, hi: f64, (least, most): (i32, i32)) -> (f32, i32) {
+pub fn affine(lo: f64, hi: f64, (least, most): (i32, i32)) -> (f32, i32) {
     let steps = f64::from(most - least);
     let scale = ((hi - lo) / steps) as f32;
     // A tensor that is always zero, or nearly, has no range of its own; any scale represents it.

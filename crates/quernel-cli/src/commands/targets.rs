@@ -3,6 +3,8 @@ use crate::tables::table;
 use quernel::{Failure, codegen};
 
 pub fn run() -> Result<(), Failure> {
-    let rows = codegen::targets().iter().map(|t| vec![t.triple.to_string(), t.cpu.to_string(), t.level.name().to_string(), t.note.to_string()]);
-    setup::print(&format!("{}\n", table(&["triple", "CPU", "level", "what it implies"], &[], rows)))
+    let rows = codegen::targets()
+        .iter()
+        .flat_map(|t| t.cpus.iter().map(|cpu| vec![t.triple.to_string(), cpu.name.to_string(), cpu.extensions.join(" ")]));
+    setup::print(&format!("{}\n", table(&["triple", "CPU", "extensions it implies"], &[], rows)))
 }

@@ -158,7 +158,7 @@ impl Nest {
 fn bytes(e: &mut Emitter, nest: &Nest, w: Taps, from: ByteQuant, to: ByteQuant, x: Ptr, y: Ptr) {
     nest.channels(e, x, y, (16, I8X16, I8), &mut |e, x, y, ty| match (nest.kind, ty == I8X16) {
         (PoolKind::Max, true) => {
-            let least = e.splat_i8(if from.signed { 0x80 } else { 0 });
+            let least = e.splat_i8(least(w, from) as u8);
             let largest = nest.taps(e, w, x, &[least], &mut |e, p, best| {
                 let v = e.load(I8X16, p, 0);
                 vec![if from.signed {
@@ -171,7 +171,7 @@ fn bytes(e: &mut Emitter, nest: &Nest, w: Taps, from: ByteQuant, to: ByteQuant, 
             e.store(largest[0], y, 0);
         }
         (PoolKind::Max, false) => {
-            let least = e.i32(if from.signed { -128 } else { 0 });
+            let least = e.i32(least(w, from));
             let largest = nest.taps(e, w, x, &[least], &mut |e, p, best| {
                 let v = e.load_byte(p, 0, from.signed);
                 let more = e.b.ins().icmp(IntCC::SignedGreaterThan, v, best[0]);
@@ -202,6 +202,15 @@ fn bytes(e: &mut Emitter, nest: &Nest, w: Taps, from: ByteQuant, to: ByteQuant, 
             e.store_byte(v, y, 0);
         }
     });
+}
+
+/// What the maximum starts from. A window without a valid tap yields the smallest value of the type.
+fn least(w: Taps, q: ByteQuant) -> i32 {
+    match (w.rows * w.columns, q.signed) {
+        (0, _) => q.lo,
+        (_, true) => -128,
+        (_, false) => 0,
+    }
 }
 
 /// [`exact::average`] of a centered sum, before it is a byte.

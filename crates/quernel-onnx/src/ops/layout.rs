@@ -148,7 +148,10 @@ pub fn split(cx: &mut NodeCx<'_>) -> Built {
         }
         None => {
             let n = match cx.int("num_outputs")? {
-                Some(n) => usize::try_from(n).ok().filter(|n| *n > 0 && *n <= extent).ok_or_else(|| cx.bad_attribute(format!("cannot make {n} parts of {extent}")))?,
+                Some(n) => usize::try_from(n)
+                    .ok()
+                    .filter(|n| *n > 0 && *n <= extent)
+                    .ok_or_else(|| cx.bad_attribute(format!("cannot make {n} parts of {extent}")))?,
                 None => outputs.max(1),
             };
             let each = extent.div_ceil(n);
@@ -179,11 +182,8 @@ pub fn pad(cx: &mut NodeCx<'_>) -> Built {
         None | Some("constant") => {}
         Some(mode) => return Err(cx.unsupported(format!("pads in mode {mode:?}"))),
     }
-    let (pads, value) = if cx.opset < 11 {
-        (cx.ints("pads")?, cx.float("value", 0.0)?)
-    } else {
-        (cx.const_ints(1)?, cx.const_f32(2)?.unwrap_or(0.0))
-    };
+    let (pads, value) =
+        if cx.opset < 11 { (cx.ints("pads")?, cx.float("value", 0.0)?) } else { (cx.const_ints(1)?, cx.const_f32(2)?.unwrap_or(0.0)) };
     let pads = pads.ok_or_else(|| cx.bad_attribute("has no pads"))?;
     let axes = match cx.const_ints(3)? {
         Some(axes) => {
@@ -197,7 +197,9 @@ pub fn pad(cx: &mut NodeCx<'_>) -> Built {
     }
     let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
     for (i, &axis) in axes.iter().enumerate() {
-        let extent = |p: i64| usize::try_from(p).ok().filter(|p| *p <= limits::ELEMENTS).ok_or_else(|| cx.unsupported(format!("crops (pads {pads:?})")));
+        let extent = |p: i64| {
+            usize::try_from(p).ok().filter(|p| *p <= limits::ELEMENTS).ok_or_else(|| cx.unsupported(format!("crops (pads {pads:?})")))
+        };
         (before[axis], after[axis]) = (extent(pads[i])?, extent(pads[i + axes.len()])?);
     }
     if before.iter().chain(&after).all(|p| *p == 0) {
@@ -288,7 +290,11 @@ fn block(cx: &NodeCx<'_>, x: Value) -> Result<(Vec<usize>, usize), Diagnostic> {
     let dims = cx.dims(x);
     let block = cx.int("blocksize")?.and_then(|b| usize::try_from(b).ok()).filter(|b| (1..1 << 16).contains(b));
     let block = block.ok_or_else(|| cx.bad_attribute("attribute `blocksize` has to be at least 1"))?;
-    if dims.len() == 4 { Ok((dims, block)) } else { Err(cx.err(Code::ShapeMismatch, format!("operand of rank {} instead of 4", dims.len()))) }
+    if dims.len() == 4 {
+        Ok((dims, block))
+    } else {
+        Err(cx.err(Code::ShapeMismatch, format!("operand of rank {} instead of 4", dims.len())))
+    }
 }
 
 pub fn depth_to_space(cx: &mut NodeCx<'_>) -> Built {

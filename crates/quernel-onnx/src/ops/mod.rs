@@ -10,7 +10,10 @@ mod values;
 
 pub use layout::slice_axis;
 
-use crate::{NEWEST_OPSET, OLDEST_OPSET, node::{Built, NodeCx}};
+use crate::{
+    NEWEST_OPSET, OLDEST_OPSET,
+    node::{Built, NodeCx},
+};
 
 /// A supported ONNX operator of the default domain.
 #[derive(Debug)]

@@ -3,7 +3,11 @@
 use crate::node::{Built, NodeCx};
 use quernel_ir::{Binary, Op, ReduceKind, Unary, Value};
 
-fn reduce(cx: &mut NodeCx<'_>, kind: ReduceKind, before: impl Fn(&mut NodeCx<'_>, Value) -> Result<Value, quernel_ir::Diagnostic>) -> Built {
+fn reduce(
+    cx: &mut NodeCx<'_>,
+    kind: ReduceKind,
+    before: impl Fn(&mut NodeCx<'_>, Value) -> Result<Value, quernel_ir::Diagnostic>,
+) -> Built {
     cx.arity(1, 2)?;
     let x = cx.arg(0)?;
     let rank = cx.g.ty(x).rank();

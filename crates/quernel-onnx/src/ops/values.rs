@@ -86,7 +86,9 @@ pub fn cast(cx: &mut NodeCx<'_>) -> Built {
             cx.remark(format!("casts to {}; computed in float instead", tensor::type_name(to)));
             Ok(vec![cx.cast(x, scalar)?])
         }
-        Some(scalar @ Scalar::F32) | Some(scalar) if cx.g.ty(x).elem == Elem::Scalar(scalar) || cx.g.tensor(x).is_some() || scalar == Scalar::F32 => {
+        Some(scalar @ Scalar::F32) | Some(scalar)
+            if cx.g.ty(x).elem == Elem::Scalar(scalar) || cx.g.tensor(x).is_some() || scalar == Scalar::F32 =>
+        {
             Ok(vec![cx.cast(x, scalar)?])
         }
         _ => Err(cx.err(Code::UnsupportedType, format!("casts to {}", tensor::type_name(to)))),

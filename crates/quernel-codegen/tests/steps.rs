@@ -1,0 +1,326 @@
+//! Every kind of step but convolutions, on every level, against the interpreter: vectors and their tails, strides and
+//! gaps, both signednesses, NaN and its kin. Results lie in a slot full of 0x5a, so a stray byte shows.
+
+mod common;
+
+use common::{Operand, Rng, agree, outputs, step_program};
+use quernel_ir::{
+    Binary, PoolKind, ReduceKind, Unary, exact,
+    op::WindowDim,
+    program::{ByteQuant, Image, Strided, Strides, What},
+};
+
+fn quant(rng: &mut Rng) -> ByteQuant {
+    let signed = rng.below(2) == 0;
+    let (least, most) = if signed { (-128, 127) } else { (0, 255) };
+    let (lo, hi) = if rng.below(3) == 0 { (least + rng.range(0, 20), most - rng.range(0, 100)) } else { (least, most) };
+    let scale = rng.pick(&[0.01, 0.5, 1.0, 0.037, 3.0e-5, 12.5]);
+    ByteQuant { signed, scale, zero: rng.range(least, most), lo, hi }
+}
+
+/// A length that reaches the vector loops, or their tails alone.
+fn length(rng: &mut Rng) -> usize {
+    if rng.below(3) == 0 { rng.range(1, 20) as usize } else { rng.range(1, 200) as usize }
+}
+
+fn check(what: What, operands: Vec<Operand>, result: usize, float: bool, rng: &mut Rng) {
+    let told = format!("{what:?}");
+    let (program, inputs) = step_program(what, operands, result, float, rng.below(2) == 0);
+    agree(&told, &program, &inputs);
+}
+
+#[test]
+fn quantize_and_dequantize() {
+    let rng = &mut Rng(1);
+    for _ in 0..60 {
+        let (count, q) = (length(rng), quant(rng));
+        let x = rng.wild(count);
+        check(What::Quantize { count, to: q }, vec![Operand::Data(x)], count, false, rng);
+        let x = rng.bytes(count);
+        check(What::Dequantize { count, from: q }, vec![Operand::Data(x)], 4 * count, true, rng);
+    }
+}
+
+#[test]
+fn lookups() {
+    let rng = &mut Rng(2);
+    for _ in 0..40 {
+        let count = length(rng);
+        let operands = vec![Operand::Data(rng.bytes(count)), Operand::Constant(rng.bytes(256))];
+        check(What::Lookup { count }, operands, count, false, rng);
+    }
+    let all: Vec<u8> = (0..=255).collect();
+    let table = all.iter().map(|b| b.wrapping_mul(29) ^ 0x5c).collect();
+    check(What::Lookup { count: 256 }, vec![Operand::Data(all), Operand::Constant(table)], 256, false, rng);
+}
+
+#[test]
+fn float_functions() {
+    let rng = &mut Rng(3);
+    let functions = [
+        Unary::Relu,
+        Unary::LeakyRelu { alpha: 0.1 },
+        Unary::Clip { lo: -1.0, hi: 6.0 },
+        Unary::Clip { lo: f32::NEG_INFINITY, hi: 6.0 },
+        Unary::Sigmoid,
+        Unary::Tanh,
+        Unary::HardSigmoid { alpha: 0.2, beta: 0.5 },
+        Unary::HardSwish,
+        Unary::Swish { alpha: 1.702 },
+        Unary::Gelu,
+        Unary::GeluTanh,
+        Unary::Erf,
+        Unary::Exp,
+        Unary::Log,
+        Unary::Sqrt,
+        Unary::Reciprocal,
+        Unary::Neg,
+        Unary::Abs,
+    ];
+    for op in functions {
+        for count in [1, 3, 4, 7, 997] {
+            let x = rng.wild(count);
+            check(What::UnaryFloat { op, count }, vec![Operand::Data(x)], 4 * count, true, rng);
+        }
+        // Every exponent and sign.
+        let x: Vec<u8> = (0..4096u32).flat_map(|i| ((i << 20) | (rng.bits() >> 12)).to_le_bytes()).collect();
+        check(What::UnaryFloat { op, count: 4096 }, vec![Operand::Data(x)], 4 * 4096, true, rng);
+    }
+}
+
+/// Strides of one operand over `dims`: some order of the axes, gaps, reversed axes; axes of `repeated` stand still.
+fn strides(rng: &mut Rng, dims: &[usize], repeat: bool) -> (Strides, usize) {
+    let mut order: Vec<usize> = (0..dims.len()).collect();
+    if rng.below(2) == 0 {
+        (1..order.len()).for_each(|i| order.swap(i, rng.below(i + 1)));
+    }
+    let (mut steps, mut step, mut start, mut end) = (vec![0isize; dims.len()], 1usize, rng.pick(&[0, 0, 1, 5]), 0);
+    end += start;
+    for &axis in order.iter().rev() {
+        if repeat && rng.below(4) == 0 {
+            continue;
+        }
+        if rng.below(6) == 0 {
+            step += rng.below(4);
+        }
+        steps[axis] = step as isize;
+        let reach = (dims[axis] - 1) * step;
+        end += reach;
+        if rng.below(6) == 0 {
+            steps[axis] = -steps[axis];
+            start += reach;
+        }
+        step = reach + step;
+    }
+    (Strides { start, steps }, end + 1)
+}
+
+fn space(rng: &mut Rng, reads: usize) -> (Strided, Vec<usize>) {
+    let rank = rng.range(0, 4) as usize;
+    let dims: Vec<usize> = (0..rank).map(|_| rng.pick(&[1, 2, 3, 4, 5, 8, 16, 17, 19, 33, 40])).collect();
+    let dims = if dims.iter().product::<usize>() > 20_000 { dims[..rank - 1].to_vec() } else { dims };
+    let (operands, extents) = (0..=reads).map(|i| strides(rng, &dims, i < reads && reads == 2)).unzip();
+    (Strided { dims, operands }, extents)
+}
+
+const BINARIES: [Binary; 6] = [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Min, Binary::Max];
+
+#[test]
+fn binary_functions_of_bytes() {
+    let rng = &mut Rng(4);
+    for i in 0..150 {
+        let (over, extents) = space(rng, 2);
+        let operands = vec![Operand::Data(rng.bytes(extents[0])), Operand::Data(rng.bytes(extents[1]))];
+        let what = What::BinaryBytes { op: BINARIES[i % 6], over, a: quant(rng), b: quant(rng), to: quant(rng) };
+        check(what, operands, extents[2], false, rng);
+    }
+}
+
+#[test]
+fn binary_functions_of_floats() {
+    let rng = &mut Rng(5);
+    for i in 0..120 {
+        let (over, extents) = space(rng, 2);
+        let operands = vec![Operand::Data(rng.wild(extents[0])), Operand::Data(rng.wild(extents[1]))];
+        let (lo, hi) = rng.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (-1.0, 6.0), (f32::NEG_INFINITY, 2.0)]);
+        check(What::BinaryFloat { op: BINARIES[i % 6], over, lo, hi }, operands, 4 * extents[2], true, rng);
+    }
+}
+
+#[test]
+fn moves_and_fills() {
+    let rng = &mut Rng(6);
+    for i in 0..200 {
+        let width = [1, 2, 4, 8][i % 4];
+        let (over, extents) = space(rng, 1);
+        let x = rng.bytes(width * extents[0]);
+        check(What::Move { width, over }, vec![Operand::Data(x)], width * extents[1], false, rng);
+        let (over, extents) = space(rng, 0);
+        let bits = u64::from(rng.bits()) << 32 | u64::from(rng.bits());
+        check(What::Fill { width, over, bits }, vec![], width * extents[0], false, rng);
+    }
+}
+
+/// Transposes of byte and word matrices, at the sizes layouts change at.
+#[test]
+fn transposes() {
+    let rng = &mut Rng(7);
+    for (rows, columns) in [(3, 224), (224, 3), (16, 16), (17, 33), (32, 64), (64, 49), (1, 40), (5, 7), (20, 15), (100, 8)] {
+        for width in [1, 2, 4, 8] {
+            for batch in [1, 2] {
+                let dims = vec![batch, columns, rows];
+                let from = Strides { start: 0, steps: vec![(rows * columns) as isize, 1, columns as isize] };
+                let over = Strided { operands: vec![from, Strides::dense(&dims)], dims };
+                let bytes = width * batch * rows * columns;
+                let x = rng.bytes(bytes);
+                check(What::Move { width, over }, vec![Operand::Data(x)], bytes, false, rng);
+            }
+        }
+    }
+}
+
+fn image(rng: &mut Rng, n: usize, h: usize, w: usize, c: usize) -> Image {
+    let gap = rng.pick(&[0, 0, 1, 4]);
+    let pixel = c + gap;
+    let row = w * pixel + gap;
+    Image { n, h, w, c, start: gap, batch: h * row + gap, row, pixel }
+}
+
+fn pool(rng: &mut Rng, c: usize) -> (Image, Image, [WindowDim; 2], PoolKind) {
+    let window: [WindowDim; 2] = std::array::from_fn(|_| {
+        let kernel = rng.pick(&[1, 2, 2, 3, 3, 4, 7]);
+        let d = WindowDim { kernel, stride: rng.range(1, 3) as usize, dilation: rng.pick(&[1, 1, 1, 2]), before: 0, after: 0 };
+        let pad = |rng: &mut Rng| if rng.below(2) == 0 { rng.below(d.span()) } else { 0 };
+        WindowDim { before: pad(rng), after: pad(rng), ..d }
+    });
+    // Small extents with dilation have windows between the elements.
+    let [h, w] = window.map(|d| d.span().saturating_sub(d.before + d.after).max(1) + rng.below(6));
+    let n = rng.range(1, 2) as usize;
+    let (oh, ow) = (outputs(window[0], h), outputs(window[1], w));
+    let kind = rng.pick(&[PoolKind::Max, PoolKind::Average { include_pad: false }, PoolKind::Average { include_pad: true }]);
+    (image(rng, n, h, w, c), image(rng, n, oh, ow, c), window, kind)
+}
+
+#[test]
+fn pools_of_bytes() {
+    let rng = &mut Rng(8);
+    for _ in 0..120 {
+        let c = rng.pick(&[1, 3, 4, 15, 16, 17, 35, 64, 70]);
+        let (input, output, window, kind) = pool(rng, c);
+        let from = quant(rng);
+        let mut to = quant(rng);
+        if kind == PoolKind::Max || rng.below(2) == 0 {
+            to.scale = from.scale;
+        }
+        let to = if kind == PoolKind::Max { from } else { to };
+        let x = rng.bytes(input.extent()).iter().map(|&b| limit(b, from)).collect();
+        check(What::Pool { kind, input, output, window, from, to }, vec![Operand::Data(x)], output.extent(), false, rng);
+    }
+}
+
+/// A byte of a type's range.
+fn limit(b: u8, q: ByteQuant) -> u8 {
+    if q.signed { i32::from(b as i8).clamp(q.lo, q.hi) as u8 } else { i32::from(b).clamp(q.lo, q.hi) as u8 }
+}
+
+/// Averages of whole images: extremes of every sign, and sums that end in ties.
+#[test]
+fn global_averages() {
+    let rng = &mut Rng(9);
+    for (h, w, c) in [(7, 7, 64), (8, 8, 17), (4, 4, 100), (14, 14, 33), (1, 1, 5), (2, 2, 16)] {
+        for fill in 0..4 {
+            let from = quant(rng);
+            let mut to = quant(rng);
+            if fill % 2 == 0 {
+                to.scale = from.scale;
+            }
+            let window = [h, w].map(|kernel| WindowDim { kernel, stride: 1, dilation: 1, before: 0, after: 0 });
+            let (input, output) = (Image::dense(1, h, w, c), Image::dense(1, 1, 1, c));
+            let x = match fill {
+                0 => vec![0xff; input.extent()],
+                1 => vec![0x80; input.extent()],
+                _ => rng.bytes(input.extent()),
+            };
+            let kind = PoolKind::Average { include_pad: false };
+            check(What::Pool { kind, input, output, window, from, to }, vec![Operand::Data(x)], c, false, rng);
+        }
+    }
+}
+
+#[test]
+fn pools_of_floats() {
+    let rng = &mut Rng(10);
+    for _ in 0..80 {
+        let c = rng.pick(&[1, 3, 4, 7, 16, 18]);
+        let (input, output, window, kind) = pool(rng, c);
+        let x = if rng.below(2) == 0 { rng.wild(input.extent()) } else { rng.floats(input.extent()) };
+        check(What::PoolFloat { kind, input, output, window }, vec![Operand::Data(x)], 4 * output.extent(), true, rng);
+    }
+}
+
+#[test]
+fn products() {
+    let rng = &mut Rng(11);
+    for _ in 0..60 {
+        let (batch, m, k) = (rng.range(1, 3) as usize, rng.range(1, 9) as usize, rng.range(1, 40) as usize);
+        let n = rng.range(1, 45) as usize;
+        let (a_batch, b_batch) = (rng.pick(&[0, m * k]), rng.pick(&[0, k * n]));
+        let (a, b) = ((batch - 1) * a_batch + m * k, (batch - 1) * b_batch + k * n);
+        let wild = rng.below(4) == 0;
+        let mut make = |n: usize| if wild { rng.wild(n) } else { rng.floats(n) };
+        let operands = vec![Operand::Data(make(a)), Operand::Data(make(b))];
+        check(What::MatMulFloat { batch, m, k, n, a_batch, b_batch }, operands, 4 * batch * m * n, true, rng);
+    }
+}
+
+/// Elements before, along and after an axis.
+fn split(rng: &mut Rng) -> (usize, usize, usize) {
+    (rng.range(1, 4) as usize, length(rng), rng.pick(&[1, 1, 1, 2, 4, 5, 16, 21]))
+}
+
+#[test]
+fn reductions() {
+    let rng = &mut Rng(12);
+    for i in 0..120 {
+        let (outer, len, inner) = split(rng);
+        let kind = [ReduceKind::Mean, ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min][i % 4];
+        let count = outer * len * inner;
+        let x = if rng.below(3) == 0 { rng.wild(count) } else { rng.floats(count) };
+        check(What::ReduceFloat { kind, outer, len, inner }, vec![Operand::Data(x)], 4 * outer * inner, true, rng);
+    }
+}
+
+#[test]
+fn softmax_of_floats() {
+    let rng = &mut Rng(13);
+    for i in 0..100 {
+        let (outer, len, inner) = split(rng);
+        let count = outer * len * inner;
+        let x = if rng.below(3) == 0 { rng.wild(count) } else { rng.floats(count) };
+        check(What::SoftmaxFloat { outer, len, inner, log: i % 2 == 0 }, vec![Operand::Data(x)], 4 * count, true, rng);
+    }
+}
+
+#[test]
+fn softmax_of_bytes() {
+    let rng = &mut Rng(14);
+    for i in 0..100 {
+        let (outer, len, inner) = split(rng);
+        let from = quant(rng);
+        let to = match i % 3 {
+            0 => None,
+            1 => Some(ByteQuant { signed: false, scale: 1.0 / 256.0, zero: 0, lo: 0, hi: 255 }),
+            _ => Some(ByteQuant { signed: true, scale: 1.0 / 256.0, zero: -128, lo: -128, hi: rng.range(0, 127) }),
+        };
+        let count = outer * len * inner;
+        let table = exact::softmax_table(from.scale).iter().flat_map(|e| e.to_le_bytes()).collect();
+        let x = match i % 5 {
+            0 => vec![7; count],
+            1 => (0..count).map(|j| if j == len / 2 { 0x7f } else { 0 }).collect(),
+            _ => rng.bytes(count),
+        };
+        let operands = vec![Operand::Data(x), Operand::Constant(table)];
+        let result = if to.is_some() { count } else { 4 * count };
+        check(What::SoftmaxBytes { outer, len, inner, from, to }, operands, result, to.is_none(), rng);
+    }
+}

@@ -1,0 +1,260 @@
+//! `insert-quantize`: rounds activations to 8 bits where integer operators will read them.
+//!
+//! * Tensors that a move connects (reshape, transpose, concat, slice, pad, max pool) share one scale, so the move
+//!   stays a move.
+//! * Which values are rounded is decided from the back: an operator becomes an integer one when something integer reads
+//!   its result, or when it can hand out floats itself (layers, means). The last layer so yields floats directly.
+//! * A clamp that follows an element-wise operator lends it its own range: saturation is the clamp.
+
+use crate::{Cx, Pass, Sweep};
+use quernel_ir::{
+    Binary, Diagnostic, Elem, Graph, Id, Node, Op, Origin, PoolKind, Quant, ReduceKind, Storage, Tensor, TensorTy, Unary, Value, exact,
+};
+use quernel_quant::{Calibrator, Ranges, Width, affine};
+use std::{collections::BTreeSet, sync::Arc};
+
+pub struct InsertQuantize {
+    pub ranges: Option<Arc<Ranges>>,
+    pub calibrator: Calibrator,
+}
+
+/// How an operator takes part in integer arithmetic.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Reads integers, and writes integers or floats as asked.
+    Layer,
+    /// The same, for a mean that collapses an image.
+    Mean,
+    /// Reads and writes integers.
+    Elementwise,
+    /// The same, under one scale.
+    Move,
+    /// Float only.
+    Float,
+}
+
+pub(crate) fn form(g: &Graph, n: Node) -> Form {
+    let node = &g.nodes[n];
+    match &node.op {
+        Op::Conv { .. } | Op::Dense { .. } => Form::Layer,
+        Op::Reduce { kind: ReduceKind::Mean | ReduceKind::Max | ReduceKind::Min, .. } => Form::Mean,
+        Op::Pool { kind: PoolKind::Average { .. }, .. } => Form::Elementwise,
+        Op::Unary(f) => match f {
+            Unary::Exp | Unary::Log | Unary::Sqrt | Unary::Reciprocal => Form::Float,
+            _ => Form::Elementwise,
+        },
+        Op::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Min | Binary::Max) => Form::Elementwise,
+        Op::Binary(Binary::Div) if g.tensor(node.args[1]).is_some() => Form::Elementwise,
+        op if op.moves_only() => Form::Move,
+        _ => Form::Float,
+    }
+}
+
+/// Sets of values under one scale.
+struct Classes {
+    parent: Vec<usize>,
+    /// Union of the ranges of the members.
+    range: Vec<Option<(f64, f64)>>,
+}
+
+impl Classes {
+    fn root(&mut self, v: Value) -> usize {
+        let mut i = v.index();
+        while self.parent[i] != i {
+            self.parent[i] = self.parent[self.parent[i]];
+            i = self.parent[i];
+        }
+        i
+    }
+    fn join(&mut self, a: Value, b: Value) {
+        let (a, b) = (self.root(a), self.root(b));
+        if a != b {
+            self.range[b] = match (self.range[a], self.range[b]) {
+                (Some((l, h)), Some((m, i))) => Some((l.min(m), h.max(i))),
+                (x, y) => x.or(y),
+            };
+            self.parent[a] = b;
+        }
+    }
+    fn widen(&mut self, v: Value, x: f64) {
+        let r = self.root(v);
+        if let Some((lo, hi)) = &mut self.range[r]
+            && x.is_finite()
+        {
+            (*lo, *hi) = (lo.min(x), hi.max(x));
+        }
+    }
+    fn known(&mut self, v: Value) -> bool {
+        let r = self.root(v);
+        self.range[r].is_some()
+    }
+    fn elem(&mut self, v: Value) -> Option<Elem> {
+        let r = self.root(v);
+        let (lo, hi) = self.range[r]?;
+        let (scale, zero) = affine(lo, hi, Storage::U8.range());
+        Quant::per_tensor(Storage::U8, scale, zero).ok().map(Elem::from)
+    }
+}
+
+impl InsertQuantize {
+    fn classes(&self, g: &Graph) -> Classes {
+        let mut c = Classes { parent: (0..g.values.len()).collect(), range: vec![None; g.values.len()] };
+        let Some(ranges) = &self.ranges else { return c };
+        let observed = |v: Value| -> Option<(f64, f64)> {
+            let (scale, zero) = ranges.params(&g.values[v].name, Storage::U8, self.calibrator)?;
+            Some((f64::from(scale) * f64::from(-zero), f64::from(scale) * f64::from(255 - zero)))
+        };
+        let uses = g.users();
+        let mut lent = BTreeSet::new();
+        let values = g.inputs.iter().copied().chain(g.order.iter().map(|&n| g.nodes[n].result()));
+        for v in values {
+            c.range[v.index()] = observed(v);
+        }
+        for &n in &g.order {
+            let node = &g.nodes[n];
+            if let Op::Unary(Unary::Relu | Unary::Clip { .. }) = node.op {
+                let x = node.args[0];
+                let only = uses.get(&x).is_some_and(|u| u.len() == 1) && !g.is_output(x);
+                let elementwise =
+                    g.producer(x).is_some_and(|p| matches!(g.nodes[p].op, Op::Binary(_) | Op::Pool { kind: PoolKind::Average { .. }, .. }));
+                if only && elementwise && c.range[node.result().index()].is_some() {
+                    lent.insert(x);
+                }
+            }
+        }
+        for v in &lent {
+            c.range[v.index()] = None;
+        }
+        for &n in &g.order {
+            let node = &g.nodes[n];
+            let r = node.result();
+            if form(g, n) == Form::Move || node.args.first().is_some_and(|x| lent.contains(x)) {
+                for &a in &node.args {
+                    if g.tensor(a).is_none() {
+                        c.join(a, r);
+                    }
+                }
+            }
+        }
+        for &n in &g.order {
+            if let Op::Pad { value, .. } = g.nodes[n].op {
+                c.widen(g.nodes[n].result(), value.into());
+            }
+        }
+        c
+    }
+
+    /// Values that are rounded.
+    fn wanted(g: &Graph, c: &mut Classes, cx: &mut Cx) -> Vec<bool> {
+        let mut wanted = vec![false; g.values.len()];
+        for &n in g.order.iter().rev() {
+            let node = &g.nodes[n];
+            let r = node.result();
+            let operands: Vec<Value> = match form(g, n) {
+                Form::Layer => {
+                    let mut operands = vec![node.args[0]];
+                    if node.op.epilogue().is_some_and(|(_, residual)| residual) {
+                        operands.extend(node.args.last());
+                    }
+                    operands
+                }
+                _ => node.args.iter().copied().filter(|&a| g.tensor(a).is_none()).collect(),
+            };
+            let readable = !operands.is_empty() && operands.iter().all(|&a| g.ty(a).elem.is_f32() && g.tensor(a).is_none() && c.known(a));
+            let integer = match form(g, n) {
+                Form::Layer => cx.widths.get(&n) != Some(&Width::Float) && g.tensor(node.args[1]).is_some(),
+                Form::Mean => wanted[r.index()] || g.producer(node.args[0]).is_some() && spatial(&node.op, g.ty(node.args[0]).rank()),
+                Form::Elementwise | Form::Move => wanted[r.index()],
+                Form::Float => false,
+            };
+            if integer && readable {
+                for a in operands {
+                    wanted[a.index()] = true;
+                }
+            } else if integer && form(g, n) == Form::Layer {
+                cx.remark("insert-quantize", g, n, "stays float: no range of an operand was observed");
+            }
+        }
+        wanted
+    }
+}
+
+/// Whether a reduction collapses all axes behind the channels.
+fn spatial(op: &Op, rank: usize) -> bool {
+    matches!(op, Op::Reduce { axes, .. } if rank > 2 && axes.iter().copied().eq(2..rank))
+}
+
+/// `dequantize(quantize(v))`.
+fn round(s: &mut Sweep<'_>, v: Value, elem: Elem, origin: Origin) -> Result<Value, Diagnostic> {
+    let q = s.push(Op::Quantize, &[v], elem, origin.clone())?;
+    let d = s.push(Op::Dequantize, &[q], Elem::F32, origin)?;
+    let name = s.g.values[v].name.clone();
+    s.g.values[q].name.clone_from(&name);
+    s.g.values[d].name = name;
+    Ok(d)
+}
+
+impl Pass for InsertQuantize {
+    fn name(&self) -> &'static str {
+        "insert-quantize"
+    }
+    fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
+        if self.ranges.is_none() {
+            return Ok(());
+        }
+        let mut classes = self.classes(g);
+        let wanted = Self::wanted(g, &mut classes, cx);
+        let inputs = g.inputs.clone();
+        let mut failed = None;
+        let mut types: Vec<Option<Elem>> = (0..wanted.len()).map(|i| if wanted[i] { classes.elem(Value::new(i)) } else { None }).collect();
+        let first_types = types.clone();
+        let result = Sweep::run_with(
+            g,
+            |s| {
+                for v in inputs {
+                    if let Some(elem) = first_types[v.index()].clone() {
+                        let origin = Origin::new(s.g.values[v].name.clone());
+                        match round(s, v, elem, origin) {
+                            Ok(d) => s.alias(v, d),
+                            Err(e) => failed = Some(e),
+                        }
+                    }
+                }
+            },
+            |s, n| {
+                let node = s.g.nodes[n].clone();
+                let integer = matches!(node.op, Op::Binary(_))
+                    && types.get(node.result().index()).is_some_and(Option::is_some)
+                    && form(s.g, n) == Form::Elementwise;
+                let mut args = node.args.clone();
+                if integer {
+                    for a in &mut args {
+                        if let Some(c) = s.g.tensor(*a) {
+                            let c = c.clone();
+                            *a = rounded_constant(s, *a, &c, node.origin.clone())?;
+                        }
+                    }
+                }
+                s.rewrite(n, node.op.clone(), args);
+                if let Some(elem) = types.get_mut(node.result().index()).and_then(Option::take) {
+                    let d = round(s, node.result(), elem, node.origin.clone())?;
+                    s.alias(node.result(), d);
+                }
+                Ok(())
+            },
+        );
+        failed.map_or(result, Err)
+    }
+}
+
+/// A constant operand under its own scale.
+fn rounded_constant(s: &mut Sweep<'_>, v: Value, c: &Tensor, origin: Origin) -> Result<Value, Diagnostic> {
+    let data = c.to_f32().ok_or_else(|| Diagnostic::bug("a constant beside integers is not f32"))?;
+    let fold = |f: fn(f32, f32) -> f32| f64::from(data.iter().copied().fold(0.0, f));
+    let (scale, zero) = affine(fold(f32::min), fold(f32::max), Storage::U8.range());
+    let quant = Quant::per_tensor(Storage::U8, scale, zero).map_err(Diagnostic::bug)?;
+    let ints = data.iter().map(|x| i64::from(exact::quantize(*x, scale, zero, 0, 255)));
+    let name = s.g.values[v].name.clone();
+    let q = s.constant(&name, Tensor::from_ints(TensorTy::new(c.ty.dims.clone(), quant), ints));
+    s.push(Op::Dequantize, &[q], Elem::F32, origin)
+}

@@ -1,0 +1,131 @@
+//! `quantize-weights`: rounds the weights of layers with rounded operands, per output channel.
+//!
+//! The scale of a channel minimises the squared error over a grid. Where the layer adds a residual, the scale is then
+//! snapped so that the residual's factor is an integer (`exact::residual_factor`); a channel whose bias would not fit
+//! 32 bits in units of the accumulator gets a larger scale.
+
+use crate::{Cx, Pass, Sweep};
+use quernel_ir::{Act, Binary, Diagnostic, Elem, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Unary, Value, exact};
+use quernel_quant::{
+    Width,
+    weights::{Levels, mse_scales, quantize_rows, snap_scale},
+};
+
+pub struct QuantizeWeights;
+
+/// Largest bias in units of the accumulator; sums of products need the rest of the 31 bits.
+const MAX_BIAS: f64 = (1u64 << 29) as f64;
+
+/// The quantized value behind a dequantized one.
+pub(crate) fn rounded(g: &Graph, v: Value) -> Option<Value> {
+    let node = g.producer(v)?;
+    matches!(g.nodes[node].op, Op::Dequantize).then(|| g.nodes[node].args[0])
+}
+
+fn tensor_scale(g: &Graph, v: Value) -> Option<f32> {
+    g.ty(rounded(g, v)?).elem.quant()?.tensor_params().map(|p| p.0)
+}
+
+impl Pass for QuantizeWeights {
+    fn name(&self) -> &'static str {
+        "quantize-weights"
+    }
+    fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
+        Sweep::run(g, |s, n| {
+            let Some(plan) = plan(s, n, cx) else {
+                s.keep(n);
+                return Ok(());
+            };
+            let mut node = s.g.nodes[n].clone();
+            let Some(scales) = plan.scales else {
+                cx.remark(self.name(), s.g, n, "its residual is added apart: its scale is too small beside that of the products");
+                unfuse(s, n)?;
+                // The layer itself is quantized as one without a residual.
+                return Ok(());
+            };
+            let (min, max) = match plan.levels {
+                Levels::Linear { min, max } => (min, max),
+                Levels::Table(_) => return Err(Diagnostic::bug("a table of levels for a linear width")),
+            };
+            let storage = Storage::new(plan.bits, true).ok_or_else(|| Diagnostic::bug("a width outside 1 to 16 bits"))?;
+            let dims = s.g.ty(node.args[1]).dims.clone();
+            let codes = quantize_rows(&plan.weights, dims[0], &scales, &plan.levels);
+            let quant = Quant::new(storage, min, max, Scheme::PerAxis { axis: 0, scales: scales.into() }).map_err(Diagnostic::bug)?;
+            let name = s.g.values[node.args[1]].name.clone();
+            let tensor = Tensor::from_ints(TensorTy::new(dims, quant), codes.into_iter().map(i64::from));
+            let float = s.g.tensor(node.args[1]).cloned();
+            let q = s.constant(&name, tensor);
+            let d = s.push(Op::Dequantize, &[q], Elem::F32, node.origin.clone())?;
+            if let Some(float) = float {
+                cx.float_weights.insert(d, float);
+            }
+            node.args[1] = d;
+            s.rewrite(n, node.op, node.args);
+            Ok(())
+        })
+    }
+}
+
+struct Plan {
+    bits: u8,
+    levels: Levels,
+    weights: Vec<f32>,
+    /// `None` when the residual cannot be fused.
+    scales: Option<Vec<f32>>,
+}
+
+fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
+    let node = &s.g.nodes[n];
+    let (_, residual) = node.op.epilogue()?;
+    let bits = match cx.widths.get(&n).copied().unwrap_or(Width::Int(8)) {
+        Width::Int(bits) => bits,
+        Width::Float => return None,
+    };
+    let sx = tensor_scale(s.g, node.args[0])?;
+    let weights = s.floats(node.args[1])?;
+    let rows = s.g.ty(node.args[1]).dims[0];
+    let bias = if node.args.len() > 2 + usize::from(residual) { s.floats(node.args[2])? } else { vec![0.0; rows] };
+    if !weights.iter().chain(&bias).all(|x| x.is_finite()) {
+        return None;
+    }
+    let levels = Levels::signed(bits);
+    let mut scales = mse_scales(&weights, rows, &levels);
+    for (scale, bias) in scales.iter_mut().zip(&bias) {
+        let least = f64::from(bias.abs()) / (f64::from(sx) * MAX_BIAS);
+        *scale = scale.max(least as f32);
+    }
+    let scales = if residual {
+        let sr = tensor_scale(s.g, *node.args.last()?)?;
+        // A coarser factor would move the scale of the weights by more than an eighth.
+        let fine = |sw: f32| exact::residual_factor(sr, sx, sw).is_some_and(|factor| factor >= 4);
+        scales.iter().map(|&sw| snap_scale(sw, sr, sx).filter(|&s| fine(s))).collect()
+    } else {
+        Some(scales)
+    };
+    Some(Plan { bits, levels, weights, scales })
+}
+
+/// The layer without its end, then the sum, then the activation: what stood there before fusion, in floats.
+fn unfuse(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
+    let node = s.g.nodes[n].clone();
+    let (mut op, mut args) = (node.op.clone(), node.args.clone());
+    let activation = node.op.epilogue().map_or(Act::None, |(act, _)| act);
+    if let Op::Conv { act, residual, .. } | Op::Dense { act, residual, .. } = &mut op {
+        (*act, *residual) = (Act::None, false);
+    }
+    let addend = args.pop().ok_or_else(|| Diagnostic::bug("a residual layer without operands"))?;
+    let layer = s.push(op, &args, Elem::F32, node.origin.clone())?;
+    let clamp = match activation {
+        Act::None => None,
+        Act::Relu => Some(Unary::Relu),
+        Act::Clip { lo, hi } => Some(Unary::Clip { lo, hi }),
+    };
+    match clamp {
+        None => s.rewrite(n, Op::Binary(Binary::Add), vec![layer, addend]),
+        Some(f) => {
+            let sum = s.push(Op::Binary(Binary::Add), &[layer, addend], Elem::F32, node.origin.clone())?;
+            s.rewrite(n, Op::Unary(f), vec![sum]);
+        }
+    }
+    Ok(())
+}
