@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("quernel-cli", &["quernel"]),
-    ("quernel-tests", &[]),
+    ("quernel-tests", &["quernel"]),
     // Not `quernel`: a chore must start before, and even if, the whole compiler builds.
     ("xtask", &["quernel-ir", "quernel-onnx"]),
 ];

@@ -48,7 +48,7 @@ pub fn conv(cx: &mut NodeCx<'_>) -> Built {
     if xd.len() < 3 || xd.len() != wd.len() {
         return Err(cx.err(Code::ShapeMismatch, format!("operand of rank {} and weights of rank {}", xd.len(), wd.len())));
     }
-    if xd.len() > 5 {
+    if xd.len() > 4 {
         return Err(cx.unsupported(format!("a convolution over {} spatial axes", xd.len() - 2)));
     }
     let kernel = &wd[2..];

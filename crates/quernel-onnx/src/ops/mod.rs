@@ -39,14 +39,14 @@ macro_rules! operators {
 operators! {
     "Abs" elementwise::abs [] "";
     "Add" elementwise::add [] "";
-    "AveragePool" pools::average ["auto_pad" "ceil_mode" "count_include_pad" "dilations" "kernel_shape" "pads" "strides"] "";
+    "AveragePool" pools::average ["auto_pad" "ceil_mode" "count_include_pad" "dilations" "kernel_shape" "pads" "strides"] "1-D and 2-D";
     "BatchNormalization" norms::batch ["epsilon" "momentum" "spatial" "training_mode"] "inference only";
     "Cast" values::cast ["to" "saturate" "round_mode"] "between float, integer and bool types";
     "Clip" elementwise::clip ["min" "max"] "constant bounds";
     "Concat" layout::concat ["axis"] "";
     "Constant" values::constant ["value" "value_float" "value_floats" "value_int" "value_ints" "value_string" "value_strings" "sparse_value"] "dense numbers";
     "ConstantOfShape" values::constant_of_shape ["value"] "constant shape";
-    "Conv" convs::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D to 3-D";
+    "Conv" convs::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
     "DepthToSpace" layout::depth_to_space ["blocksize" "mode"] "";
     "Div" elementwise::div [] "";
     "Dropout" values::dropout ["ratio" "seed" "is_test"] "inference only";
@@ -69,7 +69,7 @@ operators! {
     "LogSoftmax" norms::log_softmax ["axis"] "";
     "MatMul" convs::matmul [] "";
     "Max" elementwise::max [] "";
-    "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "first result";
+    "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "1-D and 2-D, first result";
     "Mean" elementwise::mean [] "";
     "Min" elementwise::min [] "";
     "Mul" elementwise::mul [] "";

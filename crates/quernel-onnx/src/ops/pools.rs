@@ -12,7 +12,7 @@ fn pool_window(cx: &NodeCx<'_>) -> Result<(Window, Vec<usize>), Diagnostic> {
     if dims.len() != kernel.len() + 2 {
         return Err(cx.err(Code::ShapeMismatch, format!("a window of {} axes over a tensor of rank {}", kernel.len(), dims.len())));
     }
-    if kernel.len() > 3 {
+    if kernel.len() > 2 {
         return Err(cx.unsupported(format!("a pool over {} spatial axes", kernel.len())));
     }
     let kernel: Option<Vec<usize>> = kernel.iter().map(|k| usize::try_from(*k).ok().filter(|k| (1..=1 << 24).contains(k))).collect();
