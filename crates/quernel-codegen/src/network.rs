@@ -25,6 +25,7 @@ use cranelift_codegen::{
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
 use quernel_ir::{
+    Binary,
     arena::Id,
     diag::{Code, Diagnostic},
     program::{ALIGN, Base, Program, READ_SLACK, Slot, What},
@@ -82,6 +83,11 @@ pub struct Network {
 fn check(p: &Program) -> Result<(), Diagnostic> {
     for (index, step) in p.steps.iter().enumerate() {
         let bad = |why: &str| Err(Diagnostic::bug(format!("step {index} ({}): {why}", step.what.name())));
+        if matches!(step.what, What::BinaryBytes { op: Binary::Pow, .. } | What::BinaryFloat { op: Binary::Pow, .. }) {
+            let d = Diagnostic::new(Code::UnsupportedForm, "no code for a power whose exponent is computed or unusual");
+            let d = d.help("constant exponents 1, 2, 3, 0.5 and -1 are products, roots and reciprocals; rewrite others in the model");
+            return Err(d.at(step.origin.names().first().cloned().unwrap_or_else(|| format!("step {index}"))));
+        }
         if (step.reads.len(), step.writes.len()) != kernels::arity(&step.what) {
             return bad("wrong number of slots");
         }
@@ -92,7 +98,8 @@ fn check(p: &Program) -> Result<(), Diagnostic> {
                 Base::Output(i) => p.outputs.get(i as usize).map(|q| port_bytes(&q.ty)),
                 Base::Blob(b) => p.blobs.get(b).map(|b| b.bytes.len()),
             };
-            if !size.is_some_and(|size| slot.offset.checked_add(slot.bytes).is_some_and(|end| end <= size)) {
+            let inside = |size| slot.offset.checked_add(slot.bytes).is_some_and(|end| end <= size);
+            if size.is_none_or(|size| !inside(size)) {
                 return bad("a slot lies outside its base");
             }
         }

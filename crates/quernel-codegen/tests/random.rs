@@ -22,7 +22,7 @@ fn setting(name: &str, default: u64) -> u64 {
 fn program(seed: u64, ops: usize) -> (Program, Vec<Vec<u8>>) {
     let g = support::Net::random(seed, ops);
     let proof = verify(&g, Stage::Quantized).unwrap_or_else(|f| panic!("seed {seed}: {f:?}"));
-    let lowered = lower(&proof, &Options { in_place: seed % 3 != 0 }).unwrap_or_else(|d| panic!("seed {seed}: {d:?}"));
+    let lowered = lower(&proof, &Options { in_place: !seed.is_multiple_of(3) }).unwrap_or_else(|d| panic!("seed {seed}: {d:?}"));
     let inputs = support::inputs(&g, seed).iter().map(|t| t.bytes().to_vec()).collect();
     (lowered.program, inputs)
 }
@@ -73,4 +73,47 @@ fn random_programs_of_every_step() {
         assert!(count < 300 || seen.get(kind).is_some_and(|n| *n >= 20), "{kind} in {seen:?}");
     }
     println!("{seen:?}");
+}
+
+/// Callers' tensors have nothing behind them that may be read: here an unmapped page follows each.
+#[cfg(target_os = "linux")]
+#[test]
+fn inputs_are_not_read_past_their_ends() {
+    use quernel_codegen::{Jit, Level};
+    use std::ffi::{c_int, c_void};
+    unsafe extern "C" {
+        fn mmap(address: *mut c_void, length: usize, protection: c_int, flags: c_int, file: c_int, offset: i64) -> *mut c_void;
+        fn mprotect(address: *mut c_void, length: usize, protection: c_int) -> c_int;
+        fn munmap(address: *mut c_void, length: usize) -> c_int;
+    }
+    const PAGE: usize = 1 << 14;
+    for seed in 0..setting("QUERNEL_CASES", 300) / 3 {
+        let (program, inputs) = program(seed, 8);
+        let expected = quernel_interp::run_program(&program, &inputs.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+        let mut maps = Vec::new();
+        let guarded: Vec<&[u8]> = inputs
+            .iter()
+            .map(|bytes| {
+                let length = bytes.len().next_multiple_of(PAGE) + PAGE;
+                // SAFETY: fresh private memory (read and write, anonymous); the last page is made inaccessible.
+                unsafe {
+                    let map = mmap(std::ptr::null_mut(), length, 3, 0x22, -1, 0).cast::<u8>();
+                    assert!(map as isize != -1 && mprotect(map.add(length - PAGE).cast(), PAGE, 0) == 0);
+                    maps.push((map, length));
+                    let start = map.add(length - PAGE - bytes.len().next_multiple_of(8));
+                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len());
+                    std::slice::from_raw_parts(start, bytes.len())
+                }
+            })
+            .collect();
+        for level in Level::host() {
+            let options = quernel_codegen::Options { level: Some(level), ..Default::default() };
+            let got = Jit::new(&program, &options).and_then(|mut j| j.run(&guarded)).unwrap();
+            assert!(got.iter().zip(&expected).all(|(a, b)| a.len() == b.len()), "seed {seed}");
+        }
+        for (map, length) in maps {
+            // SAFETY: mapped above, no longer used.
+            unsafe { munmap(map.cast(), length) };
+        }
+    }
 }

@@ -110,7 +110,7 @@ fn strides(rng: &mut Rng, dims: &[usize], repeat: bool) -> (Strides, usize) {
             steps[axis] = -steps[axis];
             start += reach;
         }
-        step = reach + step;
+        step += reach;
     }
     (Strides { start, steps }, end + 1)
 }

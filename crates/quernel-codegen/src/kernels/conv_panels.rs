@@ -121,7 +121,7 @@ impl Tile<'_> {
         let quad = Stride { w: 16, o: 4, residual: 4, out: 4 * self.layer.out_bytes() as usize, ..Stride::default() };
         let full = lanes / 4;
         walk(e, full, place, quad, &|e, place| self.quad(e, place, 4));
-        if lanes % 4 > 0 {
+        if !lanes.is_multiple_of(4) {
             let place = displace(e, place, quad, full);
             self.quad(e, place, lanes % 4);
         }

@@ -48,6 +48,9 @@ pub struct Stride {
     pub out: usize,
 }
 
+/// Adds a block to sums: `(e, x, w, block, sums)`.
+type BlockStep<'a> = dyn Fn(&mut Emitter, Ptr, Ptr, usize, Vec<Value>) -> Vec<Value> + 'a;
+
 /// What a layer passes to the loops.
 pub struct Panels<'a> {
     /// Geometry.
@@ -148,7 +151,7 @@ impl<'a> Panels<'a> {
         let by = Stride { x: size * self.pixel.x, residual: size * self.pixel.residual, out: size * self.pixel.out, ..Stride::default() };
         let full = pixels / size;
         walk(e, full, place, by, &|e, place| tile(e, place, size));
-        if pixels % size > 0 {
+        if !pixels.is_multiple_of(size) {
             let place = displace(e, place, by, full);
             tile(e, place, pixels % size);
         }
@@ -156,14 +159,7 @@ impl<'a> Panels<'a> {
 
     /// Passes sums through all blocks in order: `step(e, x, w, block, sums)` adds block number `block` behind the
     /// pointers; its parity is that of the number within the run of contiguous taps.
-    pub fn sum(
-        &self,
-        e: &mut Emitter,
-        x: Ptr,
-        w: Ptr,
-        acc: Vec<Value>,
-        step: &dyn Fn(&mut Emitter, Ptr, Ptr, usize, Vec<Value>) -> Vec<Value>,
-    ) -> Vec<Value> {
+    pub fn sum(&self, e: &mut Emitter, x: Ptr, w: Ptr, acc: Vec<Value>, step: &BlockStep) -> Vec<Value> {
         let run = |e: &mut Emitter, x: Ptr, w: Ptr, acc: Vec<Value>| {
             let looped = if self.blocks > STRAIGHT { self.blocks / UNROLL } else { 0 };
             let mut acc = e.fold(looped, &[(w, (UNROLL * BLOCK) as i64), (x, 4 * UNROLL as i64)], &acc, |e, p, acc| {

@@ -75,6 +75,9 @@ struct Taps {
     divisor: usize,
 }
 
+/// Adds a tap to what a window has so far.
+type TapStep<'a> = dyn FnMut(&mut Emitter, Ptr, &[Value]) -> Vec<Value> + 'a;
+
 /// Geometry of a step.
 struct Nest {
     kind: PoolKind,
@@ -113,14 +116,7 @@ impl Nest {
     }
 
     /// Folds over the valid taps, rows first: `body` gets the pointer of a tap.
-    fn taps(
-        &self,
-        e: &mut Emitter,
-        w: Taps,
-        x: Ptr,
-        start: &[Value],
-        body: &mut dyn FnMut(&mut Emitter, Ptr, &[Value]) -> Vec<Value>,
-    ) -> Vec<Value> {
+    fn taps(&self, e: &mut Emitter, w: Taps, x: Ptr, start: &[Value], body: &mut TapStep) -> Vec<Value> {
         let row = (self.input.row * self.window[0].dilation * self.width) as i64;
         let column = (self.input.pixel * self.window[1].dilation * self.width) as i64;
         // Small windows are straight-line code.

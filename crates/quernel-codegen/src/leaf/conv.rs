@@ -76,7 +76,8 @@ fn nest(conv: &Conv, float: bool) -> Option<Nest> {
         return None;
     }
     // One tap per kernel row is contiguous whatever the packing says; more need it.
-    if !(contiguous && (x.pixel == x.c || dims.kw == 1) || dims.kw == 1) {
+    let row = contiguous && x.pixel == x.c;
+    if dims.kw != 1 && !row {
         return None;
     }
     let r = conv.residual.unwrap_or(y);

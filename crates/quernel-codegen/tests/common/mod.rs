@@ -8,6 +8,9 @@ use quernel_ir::{
     ty::{Scalar, TensorTy},
 };
 
+/// Bytes behind a result that must stay as they are.
+const BEHIND: usize = 64;
+
 /// A small generator of reproducible numbers.
 pub struct Rng(pub u64);
 
@@ -104,7 +107,7 @@ pub fn outputs(d: WindowDim, extent: usize) -> usize {
 }
 
 /// A program with one convolution, and bytes for its inputs. Operands are moved from ports to the arena, the result
-/// lies in a slot full of 0x5a which is an output as a whole: a byte written outside the view shows.
+/// lies in 0x5a bytes which are an output as a whole: a byte written outside the view shows.
 pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
     let (oh, ow) = (outputs(c.window[0], c.h), outputs(c.window[1], c.w));
     let spread = |h: usize, w: usize, channels: usize, gap: usize| {
@@ -170,13 +173,14 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
     }
     let length = output.extent() * result;
     let out = Slot { base: Base::Arena, offset: top, bytes: length };
-    program.arena_bytes = (top + length + 64).next_multiple_of(64);
+    let around = Slot { bytes: length + BEHIND, ..out };
+    program.arena_bytes = (top + around.bytes + 64).next_multiple_of(64);
     program
         .outputs
-        .push(Port { name: "y".into(), ty: TensorTy::new([output.extent()], if result == 1 { Scalar::U8 } else { Scalar::F32 }) });
-    program.steps.push(fill(out));
+        .push(Port { name: "y".into(), ty: TensorTy::new([around.bytes / result], if result == 1 { Scalar::U8 } else { Scalar::F32 }) });
+    program.steps.push(fill(around));
     program.steps.push(Step { what, how: String::new(), reads, writes: vec![out], origin: Default::default() });
-    program.steps.push(copy(result, out, Slot { base: Base::Output(0), offset: 0, bytes: length }));
+    program.steps.push(copy(result, around, Slot { base: Base::Output(0), offset: 0, bytes: around.bytes }));
     (program, bytes)
 }
 
@@ -273,8 +277,8 @@ pub enum Operand {
     Constant(Vec<u8>),
 }
 
-/// A program of one step, and bytes for its inputs. The result lies in an arena slot of `result` bytes full of 0x5a,
-/// which is an output as a whole; with `direct` the step reads the caller's tensors themselves.
+/// A program of one step, and bytes for its inputs. The result lies in an arena slot of `result` bytes, among 0x5a
+/// bytes which are an output as a whole; with `direct` the step reads the caller's tensors themselves.
 pub fn step_program(what: What, operands: Vec<Operand>, result: usize, float: bool, direct: bool) -> (Program, Vec<Vec<u8>>) {
     let mut program = Program { name: "step".into(), ..Program::default() };
     let (mut reads, mut inputs, mut top) = (Vec::new(), Vec::new(), 0usize);
@@ -300,11 +304,12 @@ pub fn step_program(what: What, operands: Vec<Operand>, result: usize, float: bo
         }
     }
     let out = Slot { base: Base::Arena, offset: top, bytes: result };
-    program.arena_bytes = (top + result + 64).next_multiple_of(64);
-    let ty = if float { TensorTy::new([result / 4], Scalar::F32) } else { TensorTy::new([result], Scalar::U8) };
+    let around = Slot { bytes: result + BEHIND, ..out };
+    program.arena_bytes = (top + around.bytes + 64).next_multiple_of(64);
+    let ty = if float { TensorTy::new([around.bytes / 4], Scalar::F32) } else { TensorTy::new([around.bytes], Scalar::U8) };
     program.outputs.push(Port { name: "y".into(), ty });
-    program.steps.push(fill(out));
+    program.steps.push(fill(around));
     program.steps.push(Step { what, how: String::new(), reads, writes: vec![out], origin: Default::default() });
-    program.steps.push(copy(1, out, Slot { base: Base::Output(0), offset: 0, bytes: result }));
+    program.steps.push(copy(1, around, Slot { base: Base::Output(0), offset: 0, bytes: around.bytes }));
     (program, inputs)
 }
