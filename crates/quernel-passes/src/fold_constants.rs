@@ -17,9 +17,7 @@ impl Pass for FoldConstants {
         Sweep::run(g, |s, n| {
             let node = s.g.nodes[n].clone();
             let args: Option<Vec<&Tensor>> = node.args.iter().map(|&a| s.g.tensor(a)).collect();
-            // A dequantized constant is how a rounded weight looks until its layer becomes an integer one.
-            let rounded = node.op == quernel_ir::Op::Dequantize;
-            let Some(args) = args.filter(|a| !a.is_empty() && !rounded) else {
+            let Some(args) = args.filter(|a| !a.is_empty()) else {
                 s.keep(n);
                 return Ok(());
             };

@@ -144,9 +144,10 @@ impl InsertQuantize {
         c
     }
 
-    /// Values that are rounded.
-    fn wanted(g: &Graph, c: &mut Classes, cx: &mut Cx) -> Vec<bool> {
+    /// Values that are rounded, and operators that will compute in integers.
+    fn wanted(g: &Graph, c: &mut Classes, cx: &mut Cx) -> (Vec<bool>, Vec<bool>) {
         let mut wanted = vec![false; g.values.len()];
+        let mut integers = vec![false; g.nodes.len()];
         for &n in g.order.iter().rev() {
             let node = &g.nodes[n];
             let r = node.result();
@@ -168,6 +169,7 @@ impl InsertQuantize {
                 Form::Float => false,
             };
             if integer && readable {
+                integers[n.index()] = true;
                 for a in operands {
                     wanted[a.index()] = true;
                 }
@@ -175,7 +177,7 @@ impl InsertQuantize {
                 cx.remark("insert-quantize", g, n, "stays float: no range of an operand was observed");
             }
         }
-        wanted
+        (wanted, integers)
     }
 }
 
@@ -203,7 +205,7 @@ impl Pass for InsertQuantize {
             return Ok(());
         }
         let mut classes = self.classes(g);
-        let wanted = Self::wanted(g, &mut classes, cx);
+        let (wanted, integers) = Self::wanted(g, &mut classes, cx);
         let inputs = g.inputs.clone();
         let mut failed = None;
         let mut types: Vec<Option<Elem>> = (0..wanted.len()).map(|i| if wanted[i] { classes.elem(Value::new(i)) } else { None }).collect();
@@ -223,9 +225,7 @@ impl Pass for InsertQuantize {
             },
             |s, n| {
                 let node = s.g.nodes[n].clone();
-                let integer = matches!(node.op, Op::Binary(_))
-                    && types.get(node.result().index()).is_some_and(Option::is_some)
-                    && form(s.g, n) == Form::Elementwise;
+                let integer = matches!(node.op, Op::Binary(_)) && integers[n.index()];
                 let mut args = node.args.clone();
                 if integer {
                     for a in &mut args {

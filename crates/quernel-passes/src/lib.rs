@@ -180,7 +180,8 @@ pub fn quantize_pipeline(options: QuantizeOptions) -> Pipeline {
     if options.bias_correct {
         names.push("bias-correct");
     }
-    names.extend(["push-requantize", "dead-code"]);
+    // Rounded weights of layers that stayed float become plain constants.
+    names.extend(["push-requantize", "fold-constants", "dead-code"]);
     Pipeline::new(&names, Stage::Quantized, &options)
 }
 
