@@ -13,6 +13,8 @@ use std::time::Instant;
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
+    // Name, extent, channels in and out, kernel, stride, residual, depthwise.
+    #[allow(clippy::type_complexity)]
     let shapes: &[(&str, usize, usize, usize, usize, usize, bool, bool)] = &[
         ("1x1 56x56 64>256", 56, 64, 256, 1, 1, false, false),
         ("1x1 28x28 128>512 residual", 28, 128, 512, 1, 1, true, false),

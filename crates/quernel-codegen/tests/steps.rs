@@ -44,8 +44,8 @@ fn quantize_and_dequantize() {
 #[test]
 fn lookups() {
     let rng = &mut Rng(2);
-    for _ in 0..40 {
-        let count = length(rng);
+    for i in 0..60 {
+        let count = if i < 40 { length(rng) } else { rng.pick(&[255, 256, 257, 320, 511, 700, 1024]) };
         let operands = vec![Operand::Data(rng.bytes(count)), Operand::Constant(rng.bytes(256))];
         check(What::Lookup { count }, operands, count, false, rng);
     }

@@ -10,6 +10,7 @@ mod conv;
 mod cost;
 mod depthwise;
 mod epilogue;
+mod lookup;
 mod proof;
 
 use quernel_ir::{
@@ -33,7 +34,10 @@ pub const LEAF_ALIGN: u64 = 64;
 
 /// The AVX-512 VNNI leaf of a step, if a family covers it. `vbmi` says that the CPU permutes bytes across lanes.
 pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
-    // Leaves read behind the ends of their operands, which callers' buffers do not allow.
+    if let What::Lookup { .. } = step.what {
+        return vbmi.then(|| lookup::leaf(step)).flatten();
+    }
+    // Other leaves read behind the ends of their operands, which callers' buffers do not allow.
     let slack = |i: usize| step.reads.get(i).is_none_or(|s| !matches!(s.base, Base::Input(_) | Base::Output(_)));
     if !slack(0) || !slack(4) {
         return None;
