@@ -56,6 +56,8 @@ pub struct Machine {
     pub dot: Dot,
     /// x86-64: 16 vector registers, two-operand byte interleaves.
     pub x86: bool,
+    /// Any permutation of bytes is few instructions, never a call.
+    pub shuffles: bool,
     /// Byte order of callers' tensors.
     pub big_endian: bool,
 }
@@ -73,6 +75,7 @@ impl Machine {
                 _ => Dot::Signed,
             },
             x86,
+            shuffles: !x86 || target.has("ssse3"),
             big_endian: target.lexicon().endianness() == Ok(target_lexicon::Endianness::Big),
         }
     }

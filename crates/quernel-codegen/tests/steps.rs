@@ -165,7 +165,22 @@ fn moves_and_fills() {
 #[test]
 fn transposes() {
     let rng = &mut Rng(7);
-    for (rows, columns) in [(3, 224), (224, 3), (16, 16), (17, 33), (32, 64), (64, 49), (1, 40), (5, 7), (20, 15), (100, 8)] {
+    for (rows, columns) in [
+        (3, 224),
+        (224, 3),
+        (16, 16),
+        (17, 33),
+        (32, 64),
+        (64, 49),
+        (1, 40),
+        (5, 7),
+        (20, 15),
+        (100, 8),
+        (2, 50),
+        (3, 50),
+        (4, 50),
+        (3, 16),
+    ] {
         for width in [1, 2, 4, 8] {
             for batch in [1, 2] {
                 let dims = vec![batch, columns, rows];

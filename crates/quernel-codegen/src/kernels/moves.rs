@@ -1,7 +1,9 @@
 //! Moves and fills over strided spaces.
 
+mod transpose;
+
 use super::{strided::Space, unsupported};
-use crate::emit::Emitter;
+use crate::emit::{Emitter, Ptr};
 use cranelift_codegen::ir::{
     InstBuilder, Type, Value,
     types::{I8, I8X16, I16, I32, I64},
@@ -50,7 +52,8 @@ fn fill(e: &mut Emitter, width: usize, over: &Strided, bits: u64) {
     });
 }
 
-/// Copies. The loop order follows the result, except that a long contiguous run of either side goes innermost.
+/// Copies. Runs that are contiguous on both sides move as vectors; where another axis is contiguous on each side, blocks
+/// are transposed in registers; the rest goes element by element in the order of the result.
 fn copy(e: &mut Emitter, width: usize, over: &Strided) {
     let space = Space::new(over);
     let (n, steps) = space.inner();
@@ -60,29 +63,35 @@ fn copy(e: &mut Emitter, width: usize, over: &Strided) {
         let total = n * width;
         return space.nest(e, &operands, &[bytes; 2], 1, &mut |e, p| copy_run(e, p[0], p[1], total));
     }
+    if let Some((outer, t)) = transpose::split(e, &space, width) {
+        return outer.nest(e, &operands, &[bytes; 2], 0, &mut |e, p| t.emit(e, p[0], p[1]));
+    }
+    space.nest(e, &operands, &[bytes; 2], 1, &mut |e, p| copy_steps(e, width, [p[0], p[1]], [steps[0], steps[1]], n));
+}
+
+/// `n` elements, `steps` elements apart on each side.
+fn copy_steps(e: &mut Emitter, width: usize, p: [Ptr; 2], steps: [isize; 2], n: usize) {
     let ty = element(width);
     const ROUND: usize = 4;
-    space.nest(e, &operands, &[bytes; 2], 1, &mut |e, p| {
-        let step = [steps[0] as i64 * bytes, steps[1] as i64 * bytes];
-        let one = |e: &mut Emitter, p: &[crate::emit::Ptr], i: i64| {
-            let v: Value = e.load(ty, p[0], i * step[0]);
-            e.store(v, p[1], i * step[1]);
-        };
-        e.walk(n / ROUND, &[(p[0], step[0] * ROUND as i64), (p[1], step[1] * ROUND as i64)], |e, p| {
-            for i in 0..ROUND {
-                one(e, p, i as i64);
-            }
-        });
-        let done = (n / ROUND * ROUND) as i64;
-        let rest = [e.at(p[0], done * step[0]), e.at(p[1], done * step[1])];
-        for i in 0..n % ROUND {
-            one(e, &rest, i as i64);
+    let step = steps.map(|s| s as i64 * width as i64);
+    let one = |e: &mut Emitter, p: &[Ptr], i: i64| {
+        let v: Value = e.load(ty, p[0], i * step[0]);
+        e.store(v, p[1], i * step[1]);
+    };
+    e.walk(n / ROUND, &[(p[0], step[0] * ROUND as i64), (p[1], step[1] * ROUND as i64)], |e, p| {
+        for i in 0..ROUND {
+            one(e, p, i as i64);
         }
     });
+    let done = (n / ROUND * ROUND) as i64;
+    let rest = [e.at(p[0], done * step[0]), e.at(p[1], done * step[1])];
+    for i in 0..n % ROUND {
+        one(e, &rest, i as i64);
+    }
 }
 
 /// A contiguous run, vectors first.
-fn copy_run(e: &mut Emitter, from: crate::emit::Ptr, to: crate::emit::Ptr, bytes: usize) {
+fn copy_run(e: &mut Emitter, from: Ptr, to: Ptr, bytes: usize) {
     let wide = if e.vectors() { bytes / 16 } else { 0 };
     e.walk(wide, &[(from, 16), (to, 16)], |e, p| {
         let v = e.load(I8X16, p[0], 0);
