@@ -7,11 +7,11 @@ mod support;
 use common::differences;
 use quernel_ir::{
     Stage,
-    program::{Program, What},
+    program::{Program, Strided, Strides, What},
     verify,
 };
 use quernel_lower::{Options, lower};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Number of random graphs; `QUERNEL_CASES` asks for more, `QUERNEL_FIRST` starts elsewhere.
 fn setting(name: &str, default: u64) -> u64 {
@@ -73,6 +73,44 @@ fn random_programs_of_every_step() {
         assert!(count < 300 || seen.get(kind).is_some_and(|n| *n >= 20), "{kind} in {seen:?}");
     }
     println!("{seen:?}");
+}
+
+/// On every target, at its lowest and highest level: no step of any kind calls a library.
+#[test]
+fn no_step_needs_a_library() {
+    use object::{Object, ObjectSymbol};
+    use quernel_codegen::{Level, Target, targets};
+    let transposes = [3, 8].map(|rows| {
+        let dims = vec![40, rows];
+        let from = Strides { start: 0, steps: vec![1, 40] };
+        let what = What::Move { width: 1, over: Strided { operands: vec![from, Strides::dense(&dims)], dims } };
+        common::step_program(what, vec![common::Operand::Data(vec![0; 40 * rows])], 40 * rows, false, false).0
+    });
+    // Random programs until every kind of step occurred.
+    let mut kinds = BTreeSet::new();
+    let mut programs: Vec<Program> =
+        (0..100).map(|seed| program(seed, 20).0).filter(|p| p.steps.iter().filter(|s| kinds.insert(s.what.name())).count() > 0).collect();
+    assert!(kinds.len() == 16, "{kinds:?}");
+    programs.extend(transposes);
+    for info in targets() {
+        let mut cpus = vec![info.cpus[0].name, info.cpus[info.cpus.len() - 1].name];
+        cpus.dedup();
+        for cpu in cpus {
+            let target = Target::parse(Some(info.triple), Some(cpu)).unwrap();
+            let mut levels = vec![Level::Scalar, target.level()];
+            levels.dedup();
+            for level in levels {
+                for (i, program) in programs.iter().enumerate() {
+                    let options = quernel_codegen::Options { level: Some(level), ..Default::default() };
+                    let made =
+                        quernel_codegen::object(program, &target, &options).unwrap_or_else(|e| panic!("{target} {level:?} {i}: {e}"));
+                    let file = object::File::parse(&*made.bytes).unwrap();
+                    let undefined = file.symbols().find(|s| s.index().0 != 0 && s.is_undefined());
+                    assert!(undefined.is_none(), "{target} {level:?} {i}: {:?}", undefined.and_then(|s| s.name().ok().map(str::to_owned)));
+                }
+            }
+        }
+    }
 }
 
 /// Callers' tensors have nothing behind them that may be read: here an unmapped page follows each.

@@ -5,7 +5,7 @@ use crate::emit::{Emitter, Ptr};
 use cranelift_codegen::ir::{
     InstBuilder, Value,
     condcodes::IntCC,
-    types::{F32, F32X4, I64},
+    types::{F32, F32X4, I8X16, I32, I32X4, I64, I64X2},
 };
 use quernel_ir::{
     diag::Diagnostic,
@@ -99,16 +99,31 @@ fn bytes(e: &mut Emitter, outer: usize, len: usize, inner: usize, from: ByteQuan
         let at = e.index(table, d, 4);
         e.load_i32(at, 0)
     };
+    let lanes = Lanes { from, to, table };
     rows(e, (outer, len, inner), slots, (1, width), |e, x, y| {
-        let first = e.load_byte(x, 0, from.signed);
-        let next = e.at(x, stride);
-        let largest = e.fold(len - 1, &[(next, stride)], &[first], |e, p, best| {
+        // Sixteen at a time along contiguous rows; what is left, and other rows, one by one.
+        let wide = if e.vectors() && inner == 1 { len / 16 } else { 0 };
+        let done = 16 * wide;
+        let rest = e.at(x, done as i64);
+        let start = if wide > 0 { lanes.largest(e, x, wide) } else { e.load_byte(x, 0, from.signed) };
+        let largest = e.fold(len - done, &[(rest, stride)], &[start], |e, p, best| {
             let v = e.load_byte(p[0], 0, from.signed);
             let more = e.b.ins().icmp(IntCC::SignedGreaterThan, v, best[0]);
             vec![e.b.ins().select(more, v, best[0])]
         })[0];
         let zero = e.i64(0);
-        let sum = e.fold(len, &[(x, stride)], &[zero], |e, p, sum| {
+        let sum = e.fold(wide, &[(x, 16)], &[zero; 4], |e, p, sums| {
+            let mut sums = sums.to_vec();
+            for i in 0..16 {
+                let at = e.at(p[0], i as i64);
+                let v = entry(e, at, largest);
+                let v = e.b.ins().uextend(I64, v);
+                sums[i % 4] = e.b.ins().iadd(sums[i % 4], v);
+            }
+            sums
+        });
+        let sum = sum.into_iter().reduce(|a, b| e.b.ins().iadd(a, b)).unwrap_or(zero);
+        let sum = e.fold(len - done, &[(rest, stride)], &[sum], |e, p, sum| {
             let v = entry(e, p[0], largest);
             let v = e.b.ins().uextend(I64, v);
             vec![e.b.ins().iadd(sum[0], v)]
@@ -116,7 +131,12 @@ fn bytes(e: &mut Emitter, outer: usize, len: usize, inner: usize, from: ByteQuan
         let sum = e.b.ins().fcvt_from_sint(F32, sum);
         let numerator = e.f32(1.0 / to.map_or(1.0, |q| q.scale));
         let factor = e.b.ins().fdiv(numerator, sum);
-        e.walk(len, &[(x, stride), (y, stride * width)], |e, p| {
+        if wide > 0 {
+            let factor = e.b.ins().splat(F32X4, factor);
+            e.walk(wide, &[(x, 16), (y, 16 * width)], |e, p| lanes.results(e, p[0], p[1], largest, factor));
+        }
+        let y = e.at(y, done as i64 * width);
+        e.walk(len - done, &[(rest, stride), (y, stride * width)], |e, p| {
             let v = entry(e, p[0], largest);
             match to {
                 Some(q) => {
@@ -132,4 +152,77 @@ fn bytes(e: &mut Emitter, outer: usize, len: usize, inner: usize, from: ByteQuan
             }
         });
     });
+}
+
+/// Rows of bytes in vectors.
+#[derive(Clone, Copy)]
+struct Lanes {
+    from: ByteQuant,
+    to: Option<ByteQuant>,
+    table: Ptr,
+}
+
+impl Lanes {
+    /// The largest of `n` times sixteen bytes, as an i32.
+    fn largest(self, e: &mut Emitter, x: Ptr, n: usize) -> Value {
+        // Signed bytes are compared as unsigned ones with the top bit inverted.
+        let flip = |e: &mut Emitter, v: Value| {
+            if !self.from.signed {
+                return v;
+            }
+            let top = e.splat_i8(0x80);
+            e.b.ins().bxor(v, top)
+        };
+        let zero = e.splat_i8(0);
+        let mut best = e.fold(n, &[(x, 16)], &[zero], |e, p, best| {
+            let v = e.load(I8X16, p[0], 0);
+            let v = flip(e, v);
+            vec![e.b.ins().umax(v, best[0])]
+        })[0];
+        let high = e.interleave(best, best, 8, true);
+        best = e.b.ins().umax(best, high);
+        for bits in [32, 16, 8] {
+            let lanes = e.cast(I64X2, best);
+            let down = e.b.ins().ushr_imm_u(lanes, bits);
+            let down = e.cast(I8X16, down);
+            best = e.b.ins().umax(best, down);
+        }
+        let best = flip(e, best);
+        let byte = e.b.ins().extractlane(best, 0);
+        if self.from.signed { e.b.ins().sextend(I32, byte) } else { e.b.ins().uextend(I32, byte) }
+    }
+
+    /// Sixteen results.
+    fn results(self, e: &mut Emitter, x: Ptr, y: Ptr, largest: Value, factor: Value) {
+        let quads: [Value; 4] = std::array::from_fn(|j| {
+            let entry = |e: &mut Emitter, i: usize| {
+                let v = e.load_byte(x, (4 * j + i) as i64, self.from.signed);
+                let d = e.b.ins().isub(largest, v);
+                let d = e.b.ins().uextend(I64, d);
+                let at = e.index(self.table, d, 4);
+                e.load_i32(at, 0)
+            };
+            let first = entry(e, 0);
+            let quad = e.b.ins().scalar_to_vector(I32X4, first);
+            (1..4).fold(quad, |quad, i| {
+                let v = entry(e, i);
+                e.b.ins().insertlane(quad, v, i as u8)
+            })
+        });
+        match self.to {
+            Some(q) => {
+                let end = e.bytes_end_of_v(q);
+                let bytes = quads.map(|v| e.requantize_v(v, factor, &end));
+                let packed = e.narrow_bytes(bytes, q.signed);
+                e.store(packed, y, 0);
+            }
+            None => {
+                for (j, v) in quads.into_iter().enumerate() {
+                    let v = e.b.ins().fcvt_from_sint(F32X4, v);
+                    let v = e.b.ins().fmul(v, factor);
+                    e.store(v, y, 16 * j as i64);
+                }
+            }
+        }
+    }
 }
