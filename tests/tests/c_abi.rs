@@ -2,14 +2,16 @@
 #![cfg(target_os = "linux")]
 
 use object::{Object, ObjectSection, ObjectSymbol};
-use quernel::{Calibration, Compiled, Compiler, Emit, Model, ModelOptions, artifacts, codegen::Level, ir::Tensor, quant::Samples};
+use quernel::{Calibration, Compiled, Compiler, Emit, Model, ModelOptions, artifacts, codegen::{Level, Target}, ir::Tensor, quant::Samples};
 use quernel_tests::{cc, fixture, root, succeed};
 use std::{path::Path, process::Command};
 
 fn digits(name: &str, level: Option<Level>) -> (Model, Compiled) {
     let model =
         Model::read(&fixture("digits.onnx"), &ModelOptions { name: Some(name.into()), ..ModelOptions::default() }).expect("digits imports");
-    let compiler = Compiler { calibration: Calibration::samples(fixture("digits_calib.npz")), level, ..Compiler::default() };
+    // A level is something the CPU has to have.
+    let target = if level.is_some() { Target::host().expect("this machine is a target") } else { Target::default() };
+    let compiler = Compiler { calibration: Calibration::samples(fixture("digits_calib.npz")), level, target, ..Compiler::default() };
     let compiled = compiler.compile(&model, &mut |_| ()).expect("digits compiles");
     (model, compiled)
 }

@@ -6,6 +6,7 @@
 mod bless;
 mod check;
 mod docs;
+mod figures;
 mod proto;
 
 use std::{
@@ -21,6 +22,7 @@ const COMMANDS: &[(&str, &str, Run)] = &[
     ("check", "everything a change must pass; stops at the first failure", check::run),
     ("bless [FILTER]", "rewrites snapshots that differ and lists what changed", bless::run),
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
+    ("figures", "measures what the README claims and writes its tables", figures::run),
     ("proto [--check]", "makes the Rust form of the ONNX messages from their description", proto::run),
 ];
 

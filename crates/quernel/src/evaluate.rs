@@ -22,6 +22,8 @@ pub struct Evaluation {
     pub sqnr_db: f64,
     /// Largest absolute difference of the first output.
     pub max_abs: f64,
+    /// Samples on which compiled code and the reference interpreter were compared, and gave equal bytes.
+    pub equal_to_interpreter: usize,
 }
 
 impl Evaluation {
@@ -67,6 +69,7 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
         agreement: percent(agree),
         sqnr_db: 10.0 * (signal / noise.max(f64::MIN_POSITIVE)).log10(),
         max_abs,
+        equal_to_interpreter: 0,
     })
 }
 

@@ -12,16 +12,16 @@ pub fn run(a: &Eval, messages: &Messages) -> Result<(), Failure> {
     let samples = Samples::open_with(&a.test, &model.inputs(), &options).map_err(Failure)?;
     let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
     messages.remarks(&compiled.remarks, false);
-    let mut text = String::new();
-    if a.check > 0 {
-        let first = samples.slice(0..a.check.min(samples.len()));
-        let checked = check_against_interpreter(&compiled, &first, &mut |p| messages.progress(p))?;
-        text.push_str(&format!("compiled code equals the interpreter byte for byte on {checked} samples\n"));
-    }
-    let e = evaluate(&model, &compiled, &samples, &mut |p| messages.progress(p))?;
+    let checked = samples.slice(0..a.check.min(samples.len()));
+    let equal = check_against_interpreter(&compiled, &checked, &mut |p| messages.progress(p))?;
+    let mut e = evaluate(&model, &compiled, &samples, &mut |p| messages.progress(p))?;
+    e.equal_to_interpreter = equal;
     if a.json {
-        messages.note(text.trim_end());
         return setup::print(&format!("{}\n", e.to_json()));
+    }
+    let mut text = String::new();
+    if equal > 0 {
+        text.push_str(&format!("compiled code equals the interpreter byte for byte on {equal} samples\n"));
     }
     text.push_str(&format!("{} samples\n", e.samples));
     if let (Some(float), Some(compiled)) = (e.float_top1, e.compiled_top1) {
