@@ -1,0 +1,42 @@
+//! The network of the repository on a thousand inputs: compiled code at every level of this machine, the interpreter of
+//! the program and, on some, the interpreter of the graph.
+
+use quernel::{
+    Calibration, Compiler, Model, ModelOptions,
+    codegen::{Jit, Level, Options},
+    interp,
+    ir::Tensor,
+    quant::{Bits, Samples, Width},
+};
+use quernel_tests::fixture;
+
+/// Test images, then the same images as negatives that reach past the calibrated range.
+fn images(model: &Model) -> Vec<Tensor> {
+    let samples = Samples::open(&fixture("digits_test.npz"), &model.inputs()).expect("test samples");
+    let plain: Vec<Tensor> = (0..samples.len()).map(|i| samples.get(i).expect("a sample")[0].clone()).collect();
+    let negative = |t: &Tensor| Tensor::f32(t.ty.dims.clone(), &t.to_f32().expect("f32").iter().map(|x| 1.5 - 2.0 * x).collect::<Vec<_>>());
+    plain.iter().cloned().chain(plain.iter().map(negative)).collect()
+}
+
+#[test]
+fn a_thousand_inputs_give_equal_bytes() {
+    let model = Model::read(&fixture("digits.onnx"), &ModelOptions::default()).expect("digits imports");
+    let images = images(&model);
+    assert!(images.len() >= 1000);
+    for bits in [Bits::default(), Bits::uniform(Width::Float)] {
+        let compiler = Compiler { calibration: Calibration::samples(fixture("digits_calib.npz")), bits, ..Compiler::default() };
+        let compiled = compiler.compile(&model, &mut |_| ()).expect("digits compiles");
+        let program = compiled.program().expect("lowered");
+        let want: Vec<_> = images.iter().map(|t| interp::run_program(program, &[t.bytes()]).expect("interprets")).collect();
+        for (t, w) in images.iter().zip(&want).step_by(50) {
+            let graph = interp::run_graph(&compiled.graph, std::slice::from_ref(t)).expect("interprets");
+            assert_eq!(graph[0].bytes(), w[0]);
+        }
+        for level in Level::host() {
+            let mut jit = Jit::new(program, &Options { level: Some(level), ..compiled.codegen_options() }).expect("code");
+            for (i, (t, w)) in images.iter().zip(&want).enumerate() {
+                assert!(jit.run(&[t.bytes()]).expect("runs") == *w, "level {}, image {i}", level.name());
+            }
+        }
+    }
+}
