@@ -19,6 +19,7 @@ pub struct Jit {
     module: Option<JITModule>,
     run: Run,
     steps: Vec<Run>,
+    kernels: Vec<String>,
     inputs: Vec<usize>,
     outputs: Vec<usize>,
     arena: Aligned,
@@ -77,6 +78,9 @@ impl Jit {
         Ok(Self {
             run: function(network.run_v),
             steps: network.step_calls.iter().map(|&id| function(id)).collect(),
+            kernels: (0..p.steps.len())
+                .map(|i| network.functions.iter().find(|f| f.step == Some(i)).map(|f| f.kernel.clone()).unwrap_or_default())
+                .collect(),
             inputs: p.inputs.iter().map(|q| port_bytes(&q.ty)).collect(),
             outputs: p.outputs.iter().map(|q| port_bytes(&q.ty)).collect(),
             arena: Aligned::new(p.arena_bytes),
@@ -95,6 +99,11 @@ impl Jit {
             unsafe { run(i, o, a) }
         })?;
         Ok(self.results.iter().zip(&self.outputs).map(|(r, &n)| r.copy(n)).collect())
+    }
+
+    /// The leaf kernel of every step, by its contract; empty for code of Cranelift.
+    pub fn kernels(&self) -> &[String] {
+        &self.kernels
     }
 
     /// Runs the network step by step and returns the nanoseconds of each; outputs are discarded. The entry guard is

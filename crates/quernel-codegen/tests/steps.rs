@@ -34,7 +34,14 @@ fn quantize_and_dequantize() {
     let rng = &mut Rng(1);
     for _ in 0..60 {
         let (count, q) = (length(rng), quant(rng));
-        let x = rng.wild(count);
+        let mut x = rng.wild(count);
+        if rng.below(2) == 0 {
+            // Halves of a step and their neighbours: quotients that are ties, or nearly.
+            x.chunks_exact_mut(4).for_each(|v| {
+                let tie = (rng.range(-200, 200) as f32 + 0.5) * q.scale;
+                v.copy_from_slice(&(tie.to_bits() as i32 + rng.range(-1, 1)).to_le_bytes());
+            });
+        }
         check(What::Quantize { count, to: q }, vec![Operand::Data(x)], count, false, rng);
         let x = rng.bytes(count);
         check(What::Dequantize { count, from: q }, vec![Operand::Data(x)], 4 * count, true, rng);

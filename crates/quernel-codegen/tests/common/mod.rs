@@ -127,10 +127,18 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
         Kind::Int { signed, zero, residual_signed, end, extreme } => {
             let sign = if rng.below(2) == 0 { 1 } else { -1 };
             weights = pack(c.layout, conv.weight_dims(), 1, |_| vec![if extreme { sign * 127 } else { rng.range(-127, 127) as i8 } as u8]);
-            let largest = if extreme { 1 << 28 } else { 3000 };
+            // Biases around 2^23 take sums across the bound up to which f32 holds every integer.
+            let heavy = !extreme && rng.below(4) == 0;
+            let largest = if extreme { 1 << 28 } else { if heavy { 1 << 24 } else { 3000 } };
             bias = (0..o16).flat_map(|_| rng.range(-largest, largest).to_le_bytes()).collect::<Vec<u8>>();
             let taps = (c.i * c.window[0].kernel * c.window[1].kernel) as f32;
-            let step = if extreme { 2.0e-10 } else { 1.0 / (60_000.0 * taps.sqrt()) };
+            let step = if extreme {
+                2.0e-10
+            } else if heavy {
+                2.0e-8
+            } else {
+                1.0 / (60_000.0 * taps.sqrt())
+            };
             scale = (0..o16).flat_map(|_| (rng.range(1, 1000) as f32 * step).to_le_bytes()).collect::<Vec<u8>>();
             factor = (0..o16).flat_map(|_| (rng.range(1, if extreme { 32767 } else { 900 }) as i16).to_le_bytes()).collect::<Vec<u8>>();
             let largest = if signed { 0x80 } else { 0xff };
