@@ -35,6 +35,8 @@ pub enum Command {
     Run(Run),
     /// Compare the float network and the compiled code on labelled samples.
     Eval(Eval),
+    /// Time compiled code step by step on this machine.
+    Bench(Bench),
     /// List targets and CPU names.
     Targets,
     /// Explain an error number.
@@ -210,6 +212,18 @@ pub struct Eval {
     /// Also compare compiled code with the interpreter, byte for byte, on the first N samples.
     #[arg(long, value_name = "N", default_value = "0")]
     pub check: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Bench {
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// How long to measure, in milliseconds.
+    #[arg(long, value_name = "MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub milliseconds: u64,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

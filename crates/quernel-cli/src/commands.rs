@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod bench;
 mod calibrate;
 mod compile;
 mod eval;
@@ -25,6 +26,7 @@ pub fn run(args: &Args, messages: &Messages) -> Result<(), Failure> {
         Command::Opt(a) => opt::run(a, messages),
         Command::Run(a) => run::run(a, messages),
         Command::Eval(a) => eval::run(a, messages),
+        Command::Bench(a) => bench::run(a, messages),
         Command::Targets => targets::run(),
         Command::Explain { code } => explain::run(code.as_deref()),
     }

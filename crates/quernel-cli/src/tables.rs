@@ -1,11 +1,11 @@
 //! Tables on standard output.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::ASCII_MARKDOWN};
 
 /// A table with a header; columns named in `right` are aligned to the right.
 pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table.load_style(ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     for row in rows {
         table.add_row(row);
     }
@@ -15,6 +15,11 @@ pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Ve
         }
     }
     table
+}
+
+/// The start of a long name.
+pub fn shortened(name: &str, most: usize) -> String {
+    if name.chars().count() <= most { name.into() } else { format!("{}..", name.chars().take(most.saturating_sub(2)).collect::<String>()) }
 }
 
 /// `12.5 K`, `3.40 M`: thousands with a unit letter.

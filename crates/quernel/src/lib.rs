@@ -17,6 +17,7 @@
 //! **What is absent:** printing, colours, exit codes; those belong to the command line.
 
 pub mod artifacts;
+mod bench;
 mod calibration;
 mod compiler;
 mod evaluate;
@@ -25,6 +26,7 @@ mod model;
 mod report;
 
 pub use artifacts::Emit;
+pub use bench::{Bench, StepTime, bench};
 pub use calibration::{Calibration, Progress, calibrate, inspect_ranges};
 pub use compiler::{Compiled, Compiler, Timing, opt};
 pub use evaluate::{Evaluation, check_against_interpreter, evaluate, outputs};

@@ -63,11 +63,17 @@ impl Report {
             .iter()
             .map(|layer| {
                 let steps = &program.steps[layer.steps.clone()];
-                let heaviest = steps.iter().max_by_key(|s| (s.what.macs(), !matches!(s.what, What::Move { .. } | What::Fill { .. })));
+                let weight = |i: &usize| (steps[*i].what.macs(), !matches!(steps[*i].what, What::Move { .. } | What::Fill { .. }));
+                let heaviest = (0..steps.len()).max_by_key(weight);
+                let leaf = |i: usize| {
+                    let step = Some(layer.steps.start + i);
+                    let function = object.functions.iter().find(|f| f.step == step && !f.kernel.is_empty());
+                    function.map_or_else(|| steps[i].how.clone(), |f| f.kernel.clone())
+                };
                 LayerReport {
                     name: layer.name.clone(),
                     kind: layer.kind.to_string(),
-                    kernel: heaviest.map(|s| s.how.clone()).unwrap_or_default(),
+                    kernel: heaviest.map(leaf).unwrap_or_default(),
                     integer: layer.integer,
                     macs: layer.macs,
                     weight_bytes: layer.weight_bytes,

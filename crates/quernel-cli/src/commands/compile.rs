@@ -2,7 +2,7 @@ use super::setup;
 use crate::{
     args::Compile,
     messages::Messages,
-    tables::{bytes, count, table},
+    tables::{bytes, count, shortened, table},
 };
 use quernel::{
     Compiled, Emit, Failure, Report, artifacts,
@@ -67,7 +67,7 @@ fn summary(r: &Report, model: &Path) -> String {
     );
     const SHOWN: usize = 24;
     let rows = r.layers.iter().filter(|l| l.macs > 0).take(SHOWN).map(|l| {
-        vec![shorten(&l.name), l.kind.clone(), l.kernel.clone(), count(l.macs), bytes(l.weight_bytes)]
+        vec![shortened(&l.name, 44), l.kind.clone(), l.kernel.clone(), count(l.macs), bytes(l.weight_bytes)]
     });
     text.push_str(&table(&["layer", "operator", "kernel", "MACs", "weights"], &[3, 4], rows).to_string());
     text.push('\n');
@@ -76,9 +76,4 @@ fn summary(r: &Report, model: &Path) -> String {
         text.push_str(&format!("and {hidden} more layers in the report\n"));
     }
     text
-}
-
-fn shorten(name: &str) -> String {
-    const MOST: usize = 44;
-    if name.chars().count() <= MOST { name.into() } else { format!("{}..", name.chars().take(MOST - 2).collect::<String>()) }
 }

@@ -1,0 +1,42 @@
+use super::setup;
+use crate::{
+    args::Bench,
+    messages::Messages,
+    tables::{count, shortened, table},
+};
+use quernel::{Failure, bench};
+use std::time::Duration;
+
+pub fn run(a: &Bench, messages: &Messages) -> Result<(), Failure> {
+    let compiler = setup::compiler(&a.compiling)?;
+    let model = setup::model(&a.compiling)?;
+    let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
+    messages.remarks(&compiled.remarks, false);
+    let b = bench(&compiled, &model.inputs(), Duration::from_millis(a.milliseconds))?;
+    if a.json {
+        return setup::print(&format!("{}\n", b.to_json()));
+    }
+    let rate = |macs: u64, ns: u64| if macs == 0 { String::new() } else { format!("{:.1}", macs as f64 / ns.max(1) as f64) };
+    let total: u64 = b.steps.iter().map(|s| s.median_ns).sum();
+    let rows = b.steps.iter().map(|s| {
+        vec![
+            shortened(&s.layer, 40),
+            s.what.to_string(),
+            s.kernel.clone(),
+            format!("{:.2}", s.median_ns as f64 / 1000.0),
+            format!("{:.1}", 100.0 * s.median_ns as f64 / total.max(1) as f64),
+            count(s.macs),
+            rate(s.macs, s.median_ns),
+        ]
+    });
+    let mut text = format!("{}\n", table(&["layer", "step", "kernel", "us", "%", "MACs", "GMAC/s"], &[3, 4, 5, 6], rows));
+    text += &format!(
+        "{}: median {:.2} us, fastest {:.2} us of {} runs, {} GMAC/s\n",
+        model.file,
+        b.median_ns as f64 / 1000.0,
+        b.min_ns as f64 / 1000.0,
+        b.runs,
+        rate(b.macs, b.median_ns)
+    );
+    setup::print(&text)
+}

@@ -1,0 +1,86 @@
+//! Time per step of compiled code in this process.
+
+use crate::{Compiled, Failure};
+use quernel_ir::{Program, Tensor};
+use quernel_quant::{Bound, Samples};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// Times of one network.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bench {
+    /// Whole runs that were timed.
+    pub runs: usize,
+    /// Median nanoseconds of a whole run.
+    pub median_ns: u64,
+    /// The fastest run.
+    pub min_ns: u64,
+    /// Multiply-accumulates of a run.
+    pub macs: u64,
+    /// Steps in order of execution.
+    pub steps: Vec<StepTime>,
+}
+
+/// One step. Steps are timed one by one, so their sum exceeds the whole by the cost of the clock.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepTime {
+    /// ONNX nodes it came from.
+    pub layer: String,
+    /// What it computes.
+    pub what: &'static str,
+    /// The kernel that does.
+    pub kernel: String,
+    /// Median nanoseconds.
+    pub median_ns: u64,
+    /// Multiply-accumulates.
+    pub macs: u64,
+}
+
+impl Bench {
+    /// As one JSON object.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// Runs for about `time` on random inputs: half of it whole networks, half step by step.
+pub fn bench(compiled: &Compiled, inputs: &[Bound], time: Duration) -> Result<Bench, Failure> {
+    let program = compiled.program()?;
+    let mut jit = compiled.jit()?;
+    let sample = Samples::random(inputs, 1).get(0)?;
+    let bytes: Vec<&[u8]> = sample.iter().map(Tensor::bytes).collect();
+    let mut whole = Vec::new();
+    jit.run(&bytes)?;
+    let start = Instant::now();
+    while whole.len() < 5 || start.elapsed() < time / 2 {
+        let one = Instant::now();
+        jit.run(&bytes)?;
+        whole.push(one.elapsed().as_nanos() as u64);
+    }
+    let mut single: Vec<Vec<u64>> = Vec::new();
+    let start = Instant::now();
+    while single.len() < 5 || start.elapsed() < time / 2 {
+        single.push(jit.run_timed(&bytes)?);
+    }
+    let runs = whole.len();
+    let min_ns = whole.iter().copied().min().unwrap_or(0);
+    let steps = steps(program, jit.kernels(), &single);
+    Ok(Bench { runs, median_ns: median(whole), min_ns, macs: program.macs(), steps })
+}
+
+fn steps(program: &Program, kernels: &[String], times: &[Vec<u64>]) -> Vec<StepTime> {
+    let kernel = |i: usize, how: &str| kernels.get(i).filter(|k| !k.is_empty()).map_or_else(|| how.to_owned(), Clone::clone);
+    let step = |(i, s): (usize, &quernel_ir::program::Step)| StepTime {
+        layer: s.origin.names().join("+"),
+        what: s.what.name(),
+        kernel: kernel(i, &s.how),
+        median_ns: median(times.iter().map(|t| t[i]).collect()),
+        macs: s.what.macs(),
+    };
+    program.steps.iter().enumerate().map(step).collect()
+}
+
+fn median(mut x: Vec<u64>) -> u64 {
+    x.sort_unstable();
+    x.get(x.len() / 2).copied().unwrap_or(0)
+}
