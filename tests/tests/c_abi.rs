@@ -2,7 +2,12 @@
 #![cfg(target_os = "linux")]
 
 use object::{Object, ObjectSection, ObjectSymbol};
-use quernel::{Calibration, Compiled, Compiler, Emit, Model, ModelOptions, artifacts, codegen::{Level, Target}, ir::Tensor, quant::Samples};
+use quernel::{
+    Calibration, Compiled, Compiler, Emit, Model, ModelOptions, artifacts,
+    codegen::{Level, Target},
+    ir::Tensor,
+    quant::Samples,
+};
 use quernel_tests::{cc, fixture, root, succeed};
 use std::{path::Path, process::Command};
 
@@ -49,27 +54,31 @@ fn guard_pages_and_rounding_modes_at_every_level() {
     }
 }
 
+/// Undefined symbols, bytes of writable sections, and names of global symbols.
+fn promises(object: &Path) -> (Vec<String>, u64, Vec<String>) {
+    let bytes = std::fs::read(object).expect("an object");
+    let file = object::File::parse(&*bytes).expect("an ELF object");
+    let name = |s: &object::Symbol| s.name().unwrap_or("").to_owned();
+    let undefined = file.symbols().filter(|s| s.is_undefined()).map(|s| name(&s)).filter(|n| !n.is_empty()).collect();
+    let state = |n: &str| n.starts_with(".data") || n.starts_with(".bss") || n.starts_with(".tdata") || n.starts_with(".tbss");
+    let writable = file.sections().filter(|s| state(s.name().expect("a name"))).map(|s| s.size()).sum();
+    let global = file.symbols().filter(|s| s.is_global() && s.is_definition()).map(|s| name(&s)).collect();
+    (undefined, writable, global)
+}
+
 #[test]
 fn the_object_needs_nothing_and_keeps_no_state() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (_, compiled) = digits("digits", None);
-    write(&compiled, folder.path(), "digits");
-    let bytes = std::fs::read(folder.path().join("digits.o")).expect("an object");
-    let file = object::File::parse(&*bytes).expect("an ELF object");
-    let undefined: Vec<_> = file
-        .symbols()
-        .filter(|s| s.is_undefined() && !s.name().unwrap_or("").is_empty())
-        .map(|s| s.name().unwrap_or("").to_owned())
-        .collect();
-    assert!(undefined.is_empty(), "undefined symbols: {undefined:?}");
-    for section in file.sections() {
-        let name = section.name().expect("a name");
-        let state = name.starts_with(".data") || name.starts_with(".bss");
-        assert!(!(state && section.size() > 0), "section {name} holds {} bytes", section.size());
-    }
-    for symbol in file.symbols().filter(|s| s.is_global() && s.is_definition()) {
-        let name = symbol.name().expect("a name");
-        assert!(name.starts_with("digits_"), "{name} is not prefixed by the model's name");
+    // One word that remembers the CPU is all that an object of several variants writes; others write nothing.
+    for (cpu, most) in [("multi", 4), ("x86-64", 0), ("native", 0)] {
+        let target = if cfg!(target_arch = "x86_64") { Target::parse(None, Some(cpu)) } else { Target::parse(None, None) };
+        let (_, compiled) = digits("digits", None);
+        let compiled = Compiled { target: target.expect("a target"), ..compiled };
+        write(&compiled, folder.path(), "digits");
+        let (undefined, writable, global) = promises(&folder.path().join("digits.o"));
+        assert!(undefined.is_empty(), "{cpu}: undefined symbols {undefined:?}");
+        assert!(writable <= most, "{cpu}: {writable} writable bytes");
+        assert!(!global.is_empty() && global.iter().all(|n| n.starts_with("digits_")), "{cpu}: global symbols {global:?}");
     }
 }
 

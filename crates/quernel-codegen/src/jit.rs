@@ -3,6 +3,7 @@
 use crate::{
     Options,
     network::{self, Keep, bug, port_bytes},
+    select::VARIANTS,
     target::Target,
 };
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
@@ -17,6 +18,8 @@ type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8) -> i3
 /// A compiled program with its arena.
 pub struct Jit {
     module: Option<JITModule>,
+    /// The word that remembers the variant.
+    selected: Option<*mut u32>,
     run: Run,
     steps: Vec<Run>,
     kernels: Vec<String>,
@@ -75,7 +78,9 @@ impl Jit {
         module.finalize_definitions().map_err(bug)?;
         // SAFETY: the functions were defined with exactly this signature and live as long as the module.
         let function = |id| unsafe { std::mem::transmute::<*const u8, Run>(module.get_finalized_function(id)) };
+        let selected = network.selected.map(|id| module.get_finalized_data(id).0.cast_mut().cast());
         Ok(Self {
+            selected,
             run: function(network.run_v),
             steps: network.step_calls.iter().map(|&id| function(id)).collect(),
             kernels: (0..p.steps.len())
@@ -99,6 +104,25 @@ impl Jit {
             unsafe { run(i, o, a) }
         })?;
         Ok(self.results.iter().zip(&self.outputs).map(|(r, &n)| r.copy(n)).collect())
+    }
+
+    /// Makes a network of several variants run that one, whatever the CPU is best at; `false` when there is no such
+    /// variant. Numbers are from 0, slowest first. The caller vouches that this CPU has its instructions.
+    pub fn force_variant(&mut self, number: u32) -> bool {
+        match self.selected {
+            Some(word) if (number as usize) < VARIANTS.len() => {
+                // SAFETY: a 32-bit word of the module's writable data, which lives as long as `self`.
+                unsafe { word.write_volatile(number + 1) };
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The variant that a network of several selected, from 0; `None` before the first call and for one variant.
+    pub fn variant(&self) -> Option<u32> {
+        // SAFETY: as in `force_variant`; the word is read after the code that writes it has returned.
+        self.selected.and_then(|word| unsafe { word.read_volatile() }.checked_sub(1))
     }
 
     /// The leaf kernel of every step, by its contract; empty for code of Cranelift.

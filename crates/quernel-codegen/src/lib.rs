@@ -14,6 +14,7 @@ mod kernels;
 mod leaf;
 mod network;
 mod object;
+mod select;
 mod target;
 
 pub use header::{ABI_VERSION, header};

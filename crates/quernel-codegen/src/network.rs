@@ -9,6 +9,7 @@ use crate::{
     guard, kernels,
     kernels::{Argument, Kernel, Plan},
     leaf::{self, Leaf},
+    select,
     target::{Level, Target},
 };
 use cranelift_codegen::{
@@ -71,7 +72,9 @@ pub struct Network {
     pub functions: Vec<Record>,
     /// `NAME_run_v`.
     pub run_v: FuncId,
-    /// One function per step with the signature of the body; only in process.
+    /// The word that remembers which variant runs; `None` in an object of one variant.
+    pub selected: Option<DataId>,
+    /// One function per step with the signature of the body, of the fastest variant; only in process.
     pub step_calls: Vec<FuncId>,
     /// Bytes of the constant section.
     pub rodata_bytes: usize,
@@ -122,27 +125,15 @@ pub fn define<M: Module>(
     in_process: bool,
 ) -> Result<Network, Diagnostic> {
     check(p)?;
-    let level = options.level.unwrap_or(target.level());
-    if level > target.level() {
-        return Err(Diagnostic::new(Code::BadOption, format!("{} does not have the level {}", target.cpu(), level.name())));
-    }
+    let variants = target.variants(options.level)?;
     let prefix = &options.name;
     let mut letters = prefix.chars();
     if !letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') || !letters.all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return Err(Diagnostic::new(Code::BadOption, format!("the name {prefix:?} is not an identifier of C"))
             .help("use letters, digits and underscores"));
     }
-    let machine = Machine::new(target, level);
-
     let mut derived = Vec::new();
-    let leaves: Vec<Option<Leaf>> =
-        p.steps.iter().map(|s| (level == Level::V512Dot).then(|| leaf::avx512_vnni(p, s, target.has("avx512vbmi"))).flatten()).collect();
-    let plans: Vec<Plan> = p
-        .steps
-        .iter()
-        .zip(&leaves)
-        .map(|(s, leaf)| if leaf.is_some() { Plan::direct(s) } else { kernels::plan(p, s, &machine, &mut derived) })
-        .collect();
+    let choices: Vec<Choice> = variants.iter().map(|(t, level)| Choice::new(p, t, *level, &mut derived)).collect();
     let (blob_at, derived_at, constants) = constants(p, &derived);
     let rodata_bytes = constants.len();
     let rodata = module.declare_data(&format!("{prefix}_constants"), Linkage::Local, false, false).map_err(bug)?;
@@ -165,64 +156,43 @@ pub fn define<M: Module>(
         keep,
     };
 
-    // One function per distinct step.
-    let mut distinct: Vec<(Kernel, &What, Vec<Endianness>, FuncId)> = Vec::new();
-    let mut distinct_leaves: Vec<(&Leaf, FuncId)> = Vec::new();
-    let mut calls = Vec::new();
-    for (index, (step, plan)) in p.steps.iter().zip(&plans).enumerate() {
-        if let Some(leaf) = &leaves[index] {
-            let id = match distinct_leaves.iter().find(|(known, _)| *known == leaf) {
-                Some((_, id)) => *id,
-                None => {
-                    let id = c.leaf(&format!("{prefix}_s{index}_{}", step.what.name()), index, leaf, plan.arguments.len())?;
-                    distinct_leaves.push((leaf, id));
-                    id
-                }
-            };
-            calls.push(Call { id, index });
-            continue;
+    let mut leaves: Vec<(&Leaf, FuncId)> = Vec::new();
+    let mut bodies = Vec::new();
+    let mut step_calls = Vec::new();
+    let mut stack_bytes = 0;
+    for (number, choice) in choices.iter().enumerate() {
+        let suffix = if choices.len() == 1 { String::new() } else { format!("__{}", variants[number].0.cpu().replace('-', "_")) };
+        (c.isa, c.as_written) = (variants[number].0.isa(true, !in_process)?, variants[number].0.isa(false, !in_process)?);
+        let before = c.records.len();
+        let calls = c.steps(p, prefix, &suffix, choice, &mut leaves)?;
+        // Leaves that an earlier variant defined were counted there.
+        let deepest = c.records[..].iter().map(|r| r.frame).max().unwrap_or(0);
+        debug_assert!(before <= c.records.len());
+        let addresses = Addresses { p, plans: &choice.plans, blob_at: &blob_at, derived_at: &derived_at, rodata };
+        bodies.push(c.body(&format!("{prefix}_body{suffix}"), &addresses, &calls, choices.len() == 1)?);
+        stack_bytes = stack_bytes.max(deepest + c.records.last().map_or(0, |r| r.frame));
+        if in_process && number + 1 == choices.len() {
+            let one = |(i, call): (usize, &Call)| c.body(&format!("{prefix}_step{i}"), &addresses, std::slice::from_ref(call), false);
+            step_calls = calls.iter().enumerate().map(one).collect::<Result<_, _>>()?;
         }
-        let native = |s: &Slot| machine.big_endian && matches!(s.base, Base::Input(_) | Base::Output(_));
-        let orders: Vec<Endianness> =
-            step.reads.iter().chain(&step.writes).map(|s| if native(s) { Endianness::Big } else { Endianness::Little }).collect();
-        let known = distinct.iter().find(|(k, w, o, _)| *k == plan.kernel && *w == &step.what && *o == orders);
-        let id = match known {
-            Some((.., id)) => *id,
-            None => {
-                let name = format!("{prefix}_s{index}_{}", step.what.name());
-                let mut signature = c.module.make_signature();
-                signature.params = vec![AbiParam::new(I64); orders.len()];
-                let id = c.module.declare_function(&name, Linkage::Local, &signature).map_err(bug)?;
-                let reads = step.reads.len();
-                let isa = c.tuning(plan.kernel.scheduled());
-                c.function(id, &name, Some(index), signature, isa, |b, _| {
-                    let mut e = Emitter::new(b, machine.clone(), reads, &orders);
-                    kernels::emit(&mut e, plan.kernel, &step.what).map_err(|d| d.at(format!("step {index}")))?;
-                    e.b.ins().return_(&[]);
-                    Ok(e.b)
-                })?;
-                distinct.push((plan.kernel, &step.what, orders, id));
-                id
-            }
-        };
-        calls.push(Call { id, index });
     }
-    let deepest = c.records.iter().map(|r| r.frame).max().unwrap_or(0);
-
-    let addresses = Addresses { p, plans: &plans, blob_at: &blob_at, derived_at: &derived_at, rodata };
-    let body = c.body(&format!("{prefix}_body"), &addresses, &calls, true)?;
-    let mut stack_bytes = deepest + c.records.last().map_or(0, |r| r.frame);
-    let step_calls = if in_process {
-        let one = |(i, call): (usize, &Call)| c.body(&format!("{prefix}_step{i}"), &addresses, std::slice::from_ref(call), false);
-        calls.iter().enumerate().map(one).collect::<Result<_, _>>()?
-    } else {
-        Vec::new()
+    (c.isa, c.as_written) = (target.isa(true, !in_process)?, target.isa(false, !in_process)?);
+    let mut selected = None;
+    let body = match bodies[..] {
+        [one] => one,
+        _ => {
+            let word = module_word(c.module, &format!("{prefix}_variant"))?;
+            selected = Some(word);
+            let body = c.selector(prefix, p, &bodies, word)?;
+            stack_bytes += c.records.last().map_or(0, |r| r.frame);
+            body
+        }
     };
 
     let run_v = c.guard(&format!("{prefix}_run_v"), target, body, &mut stack_bytes)?;
     c.entry(&format!("{prefix}_run"), p, run_v)?;
     stack_bytes += c.records.last().map_or(0, |r| r.frame);
-    Ok(Network { functions: c.records, run_v, step_calls, rodata_bytes, stack_bytes: stack_bytes.next_multiple_of(16) })
+    Ok(Network { functions: c.records, run_v, selected, step_calls, rodata_bytes, stack_bytes: stack_bytes.next_multiple_of(16) })
 }
 
 /// All constants in one run of bytes, and where blobs and derived constants lie in it.
@@ -248,6 +218,34 @@ fn constants(p: &Program, derived: &[Vec<u8>]) -> (Vec<usize>, Vec<usize>, Vec<u
 /// An error of the code generator that no program should be able to cause.
 pub fn bug(error: impl std::fmt::Display) -> Diagnostic {
     Diagnostic::bug(format!("code generation: {error}"))
+}
+
+/// What one variant runs for every step.
+struct Choice {
+    machine: Machine,
+    leaves: Vec<Option<Leaf>>,
+    plans: Vec<Plan>,
+}
+
+impl Choice {
+    fn new(p: &Program, target: &Target, level: Level, derived: &mut Vec<Vec<u8>>) -> Self {
+        let machine = Machine::new(target, level);
+        let leaf = |s| (level == Level::V512Dot).then(|| leaf::avx512_vnni(p, s, target.has("avx512vbmi"))).flatten();
+        let leaves: Vec<Option<Leaf>> = p.steps.iter().map(leaf).collect();
+        let plan = |(s, leaf): (_, &Option<Leaf>)| if leaf.is_some() { Plan::direct(s) } else { kernels::plan(p, s, &machine, derived) };
+        let plans = p.steps.iter().zip(&leaves).map(plan).collect();
+        Self { machine, leaves, plans }
+    }
+}
+
+/// One zeroed 32-bit word of the object.
+fn module_word<M: Module>(module: &mut M, name: &str) -> Result<DataId, Diagnostic> {
+    let id = module.declare_data(name, Linkage::Local, true, false).map_err(bug)?;
+    let mut data = DataDescription::new();
+    data.define_zeroinit(4);
+    data.set_align(4);
+    module.define_data(id, &data).map_err(bug)?;
+    Ok(id)
 }
 
 struct Call {
@@ -277,6 +275,128 @@ struct Compiler<'m, M: Module> {
 }
 
 impl<M: Module> Compiler<'_, M> {
+    /// One function per distinct step of a variant; leaves are shared among variants.
+    fn steps<'a>(
+        &mut self,
+        p: &Program,
+        prefix: &str,
+        suffix: &str,
+        choice: &'a Choice,
+        leaves: &mut Vec<(&'a Leaf, FuncId)>,
+    ) -> Result<Vec<Call>, Diagnostic> {
+        let machine = &choice.machine;
+        let mut distinct: Vec<(Kernel, &What, Vec<Endianness>, FuncId)> = Vec::new();
+        let mut calls = Vec::new();
+        for (index, (step, plan)) in p.steps.iter().zip(&choice.plans).enumerate() {
+            let name = format!("{prefix}_s{index}_{}{suffix}", step.what.name());
+            if let Some(leaf) = &choice.leaves[index] {
+                let id = match leaves.iter().find(|(known, _)| *known == leaf) {
+                    Some((_, id)) => *id,
+                    None => {
+                        let id = self.leaf(&name, index, leaf, plan.arguments.len())?;
+                        leaves.push((leaf, id));
+                        id
+                    }
+                };
+                calls.push(Call { id, index });
+                continue;
+            }
+            let native = |s: &Slot| machine.big_endian && matches!(s.base, Base::Input(_) | Base::Output(_));
+            let orders: Vec<Endianness> =
+                step.reads.iter().chain(&step.writes).map(|s| if native(s) { Endianness::Big } else { Endianness::Little }).collect();
+            let known = distinct.iter().find(|(k, w, o, _)| *k == plan.kernel && *w == &step.what && *o == orders);
+            let id = match known {
+                Some((.., id)) => *id,
+                None => {
+                    let mut signature = self.module.make_signature();
+                    signature.params = vec![AbiParam::new(I64); orders.len()];
+                    let id = self.module.declare_function(&name, Linkage::Local, &signature).map_err(bug)?;
+                    let reads = step.reads.len();
+                    let isa = self.tuning(plan.kernel.scheduled());
+                    self.function(id, &name, Some(index), signature, isa, |b, _| {
+                        let mut e = Emitter::new(b, machine.clone(), reads, &orders);
+                        kernels::emit(&mut e, plan.kernel, &step.what).map_err(|d| d.at(format!("step {index}")))?;
+                        e.b.ins().return_(&[]);
+                        Ok(e.b)
+                    })?;
+                    distinct.push((plan.kernel, &step.what, orders, id));
+                    id
+                }
+            };
+            calls.push(Call { id, index });
+        }
+        Ok(calls)
+    }
+
+    /// `(inputs, outputs, arena) -> i32`: checks the arguments and calls the body of the variant this CPU runs best.
+    fn selector(&mut self, prefix: &str, p: &Program, bodies: &[FuncId], word: DataId) -> Result<FuncId, Diagnostic> {
+        let name = format!("{prefix}_detect");
+        let mut signature = self.module.make_signature();
+        signature.returns = vec![AbiParam::new(I32)];
+        let detect = self.module.declare_function(&name, Linkage::Local, &signature).map_err(bug)?;
+        let code = select::detector().map_err(bug)?;
+        self.module.define_function_bytes(detect, 16, &code, &[]).map_err(bug)?;
+        let assembly = if self.keep.assembly { leaf::disassemble(&code) } else { String::new() };
+        let (step, kernel, clif) = (None, String::new(), String::new());
+        self.records.push(Record { name, step, kernel, bytes: code.len(), frame: select::FRAME, clif, assembly });
+
+        let name = format!("{prefix}_body");
+        let mut signature = self.module.make_signature();
+        signature.params = vec![AbiParam::new(I64); 3];
+        signature.returns = vec![AbiParam::new(I32)];
+        let id = self.module.declare_function(&name, Linkage::Local, &signature).map_err(bug)?;
+        let isa = self.tuning(false);
+        self.function(id, &name, None, signature, isa, |mut b, module| {
+            let entry = b.create_block();
+            b.append_block_params_for_function_params(entry);
+            b.switch_to_block(entry);
+            b.seal_block(entry);
+            let params = b.block_params(entry).to_vec();
+            check_arguments(&mut b, p, &params);
+            let word = module.declare_data_in_func(word, b.func);
+            let address = b.ins().symbol_value(I64, word);
+            let flags = MemFlagsData::new().with_notrap();
+            let seen = b.ins().load(I32, flags, address, 0);
+            let (ask, go) = (b.create_block(), b.create_block());
+            b.append_block_param(go, I32);
+            b.set_cold_block(ask);
+            b.ins().brif(seen, go, &[seen.into()], ask, &[]);
+            b.seal_block(ask);
+            b.switch_to_block(ask);
+            let detect = module.declare_func_in_func(detect, b.func);
+            let call = b.ins().call(detect, &[]);
+            let found = b.inst_results(call)[0];
+            b.ins().store(flags, found, address, 0);
+            b.ins().jump(go, &[found.into()]);
+            b.seal_block(go);
+            b.switch_to_block(go);
+            let number = b.block_params(go)[0];
+            // The fastest first; a number beyond the last cannot occur, and would run the fastest.
+            for (i, body) in bodies.iter().enumerate().rev() {
+                let call = |b: &mut FunctionBuilder, module: &mut M| {
+                    let callee = module.declare_func_in_func(*body, b.func);
+                    let call = b.ins().call(callee, &params);
+                    let result = b.inst_results(call)[0];
+                    b.ins().return_(&[result]);
+                };
+                if i == 0 {
+                    call(&mut b, module);
+                    break;
+                }
+                let (hit, next) = (b.create_block(), b.create_block());
+                let fits = b.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, number, i as i64);
+                b.ins().brif(fits, hit, &[], next, &[]);
+                b.seal_block(hit);
+                b.seal_block(next);
+                b.switch_to_block(hit);
+                call(&mut b, module);
+                b.switch_to_block(next);
+            }
+            Ok(b)
+        })?;
+        Ok(id)
+    }
+
     fn tuning(&self, scheduled: bool) -> OwnedTargetIsa {
         if scheduled { self.isa.clone() } else { self.as_written.clone() }
     }

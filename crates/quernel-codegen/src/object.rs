@@ -37,7 +37,8 @@ pub struct Object {
     pub functions: Vec<FunctionInfo>,
 }
 
-/// Compiles a program to an object file: no undefined symbols, no writable sections, constants in one local read-only
+/// Compiles a program to an object file: no undefined symbols, no writable sections
+/// (but one word in an object of several variants), constants in one local read-only
 /// symbol; `NAME_run` and `NAME_run_v` are its only global symbols. Equal programs give equal bytes.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //! Cranelift's presets are not used: `x86-64-v3` there sets AVX2 without AVX and so keeps SSE encodings, and no preset
 //! has VNNI. What a CPU name means is written down here, extension by extension.
 
+use crate::select::VARIANTS;
 use cranelift_codegen::{
     isa::{self, OwnedTargetIsa},
     settings::{self, Configurable},
@@ -82,6 +83,7 @@ macro_rules! x86 {
 }
 
 const X86_64: &[Cpu] = x86! {
+    "multi" = v1;
     "x86-64" = v1;
     "baseline" = v1;
     "generic" = v1;
@@ -174,6 +176,9 @@ const TARGETS: &[TargetInfo] = &[
     TargetInfo { triple: "riscv64gc-unknown-linux-gnu", cpus: RISCV64 },
     TargetInfo { triple: "s390x-unknown-linux-gnu", cpus: S390X },
 ];
+
+/// The CPU name of an object that carries several variants and selects one at run time.
+const MULTI: &str = "multi";
 
 /// Extensions that only leaf kernels use; Cranelift has no flag for them.
 const LEAF_ONLY: &[&str] = &["avx512bw"];
@@ -286,6 +291,21 @@ impl Target {
             Architecture::Aarch64(_) if self.has("dotprod") || self.has("i8mm") => Level::V128Dot,
             Architecture::X86_64 | Architecture::Aarch64(_) => Level::V128,
             _ => Level::Scalar,
+        }
+    }
+    /// What one object carries code for, slowest first, each with its level: this target, or for `multi` every variant
+    /// of [`crate::select`]. A forced level leaves the one variant that has it.
+    ///
+    /// # Errors
+    /// `BadOption` for a level the CPU does not have.
+    pub(crate) fn variants(&self, forced: Option<Level>) -> Result<Vec<(Self, Level)>, Diagnostic> {
+        let names: &[&str] = if self.cpu == MULTI { &VARIANTS } else { &[&self.cpu] };
+        let all = names.iter().map(|cpu| if *cpu == self.cpu { Ok(self.clone()) } else { Self::parse(Some(&self.text), Some(cpu)) });
+        let all: Vec<(Self, Level)> = all.map(|t| t.map(|t| (t.clone(), t.level()))).collect::<Result<_, _>>()?;
+        let Some(level) = forced else { return Ok(all) };
+        match all.into_iter().rfind(|(_, best)| level <= *best) {
+            Some((target, _)) => Ok(vec![(target, level)]),
+            None => Err(Diagnostic::new(Code::BadOption, format!("{} does not have the level {}", self.cpu, level.name()))),
         }
     }
     /// Suffix of object files.

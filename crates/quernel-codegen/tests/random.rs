@@ -155,3 +155,30 @@ fn inputs_are_not_read_past_their_ends() {
         }
     }
 }
+
+/// An object of several variants gives the same bytes whichever runs, and picks the best of this machine by itself.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn every_variant_of_a_multi_target_program() {
+    use quernel_codegen::{Jit, Target};
+    let runs_here: [bool; 4] = {
+        let has = |names: &[&str]| names.iter().all(|n| Target::host().unwrap().has(n));
+        [true, has(&["avx2", "fma"]), has(&["avx_vnni"]), has(&["avx512vnni", "avx512vl", "avx512bw", "avx512vbmi", "avx512bitalg"])]
+    };
+    let multi = Target::parse(None, Some("multi")).unwrap();
+    for seed in 0..setting("QUERNEL_CASES", 300) / 10 {
+        let (program, inputs) = program(seed, 16);
+        let bytes: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+        let want = quernel_interp::run_program(&program, &bytes).unwrap();
+        let mut jit = Jit::for_target(&program, &multi, &quernel_codegen::Options::default()).unwrap();
+        assert!(jit.variant().is_none(), "selected before the first call");
+        assert!(jit.run(&bytes).unwrap() == want, "seed {seed}, selected");
+        let best = runs_here.iter().rposition(|r| *r).unwrap() as u32;
+        assert_eq!(jit.variant(), Some(best));
+        for number in (0..4).filter(|n| runs_here[*n as usize]) {
+            assert!(jit.force_variant(number));
+            assert!(jit.run(&bytes).unwrap() == want, "seed {seed}, variant {number}");
+        }
+        assert!(!jit.force_variant(4));
+    }
+}

@@ -5,7 +5,7 @@
 //! [`What`]: the same bytes as the interpreter. A step outside a family's
 //! contract yields `None` and keeps its Cranelift kernel.
 
-mod asm;
+pub(crate) mod asm;
 mod conv;
 mod cost;
 mod depthwise;
