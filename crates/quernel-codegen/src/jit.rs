@@ -67,6 +67,11 @@ impl Jit {
         if target.lexicon().architecture != target_lexicon::Triple::host().architecture {
             return Err(Diagnostic::new(Code::UnknownTarget, format!("{} code does not run on this machine", target.triple())));
         }
+        let host = Target::host()?;
+        if let Some(lacking) = target.extensions().iter().find(|e| !host.has(e)) {
+            let message = format!("code for {} does not run on this machine, which has no {lacking}", target.cpu());
+            return Err(Diagnostic::new(Code::UnknownTarget, message).help("`--target-cpu native` names this machine"));
+        }
         let mut builder = JITBuilder::with_isa(target.isa(true, false)?, cranelift_module::default_libcall_names());
         // Code and constants in one reservation, so that 32-bit displacements reach.
         let reserve = 3 * p.constant_bytes() + (p.steps.len() + 64) * (256 << 10);
@@ -83,9 +88,7 @@ impl Jit {
             selected,
             run: function(network.run_v),
             steps: network.step_calls.iter().map(|&id| function(id)).collect(),
-            kernels: (0..p.steps.len())
-                .map(|i| network.functions.iter().find(|f| f.step == Some(i)).map(|f| f.kernel.clone()).unwrap_or_default())
-                .collect(),
+            kernels: network.step_functions.iter().map(|&f| network.functions[f].kernel.clone()).collect(),
             inputs: p.inputs.iter().map(|q| port_bytes(&q.ty)).collect(),
             outputs: p.outputs.iter().map(|q| port_bytes(&q.ty)).collect(),
             arena: Aligned::new(p.arena_bytes),

@@ -41,6 +41,8 @@ pub const ERROR_ALIGNMENT: i64 = -2;
 /// A function that was defined.
 #[derive(Clone, Debug)]
 pub struct Record {
+    /// The function.
+    pub id: FuncId,
     /// Symbol.
     pub name: String,
     /// First step that uses it.
@@ -70,6 +72,8 @@ pub struct Keep {
 pub struct Network {
     /// In order of definition.
     pub functions: Vec<Record>,
+    /// For every step the function that computes it, as an index into `functions`; of the fastest variant.
+    pub step_functions: Vec<usize>,
     /// `NAME_run_v`.
     pub run_v: FuncId,
     /// The word that remembers which variant runs; `None` in an object of one variant.
@@ -159,15 +163,14 @@ pub fn define<M: Module>(
     let mut leaves: Vec<(&Leaf, FuncId)> = Vec::new();
     let mut bodies = Vec::new();
     let mut step_calls = Vec::new();
+    let mut step_functions = Vec::new();
     let mut stack_bytes = 0;
     for (number, choice) in choices.iter().enumerate() {
         let suffix = if choices.len() == 1 { String::new() } else { format!("__{}", variants[number].0.cpu().replace('-', "_")) };
         (c.isa, c.as_written) = (variants[number].0.isa(true, !in_process)?, variants[number].0.isa(false, !in_process)?);
-        let before = c.records.len();
         let calls = c.steps(p, prefix, &suffix, choice, &mut leaves)?;
-        // Leaves that an earlier variant defined were counted there.
-        let deepest = c.records[..].iter().map(|r| r.frame).max().unwrap_or(0);
-        debug_assert!(before <= c.records.len());
+        let deepest = c.records.iter().map(|r| r.frame).max().unwrap_or(0);
+        step_functions = calls.iter().map(|call| c.records.iter().position(|r| r.id == call.id).unwrap_or(0)).collect();
         let addresses = Addresses { p, plans: &choice.plans, blob_at: &blob_at, derived_at: &derived_at, rodata };
         bodies.push(c.body(&format!("{prefix}_body{suffix}"), &addresses, &calls, choices.len() == 1)?);
         stack_bytes = stack_bytes.max(deepest + c.records.last().map_or(0, |r| r.frame));
@@ -192,7 +195,15 @@ pub fn define<M: Module>(
     let run_v = c.guard(&format!("{prefix}_run_v"), target, body, &mut stack_bytes)?;
     c.entry(&format!("{prefix}_run"), p, run_v)?;
     stack_bytes += c.records.last().map_or(0, |r| r.frame);
-    Ok(Network { functions: c.records, run_v, selected, step_calls, rodata_bytes, stack_bytes: stack_bytes.next_multiple_of(16) })
+    Ok(Network {
+        functions: c.records,
+        step_functions,
+        run_v,
+        selected,
+        step_calls,
+        rodata_bytes,
+        stack_bytes: stack_bytes.next_multiple_of(16),
+    })
 }
 
 /// All constants in one run of bytes, and where blobs and derived constants lie in it.
@@ -248,6 +259,14 @@ fn module_word<M: Module>(module: &mut M, name: &str) -> Result<DataId, Diagnost
     Ok(id)
 }
 
+/// The first layer name as the tail of a symbol, so that profilers and debuggers show it.
+fn readable(names: &[String]) -> String {
+    const MOST: usize = 48;
+    let Some(name) = names.first() else { return String::new() };
+    let letters = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
+    format!("_{}", letters.take(MOST).collect::<String>().trim_matches('_'))
+}
+
 struct Call {
     id: FuncId,
     index: usize,
@@ -288,7 +307,7 @@ impl<M: Module> Compiler<'_, M> {
         let mut distinct: Vec<(Kernel, &What, Vec<Endianness>, FuncId)> = Vec::new();
         let mut calls = Vec::new();
         for (index, (step, plan)) in p.steps.iter().zip(&choice.plans).enumerate() {
-            let name = format!("{prefix}_s{index}_{}{suffix}", step.what.name());
+            let name = format!("{prefix}_{index:02}_{}{}{suffix}", step.what.name(), readable(step.origin.names()));
             if let Some(leaf) = &choice.leaves[index] {
                 let id = match leaves.iter().find(|(known, _)| *known == leaf) {
                     Some((_, id)) => *id,
@@ -338,7 +357,7 @@ impl<M: Module> Compiler<'_, M> {
         self.module.define_function_bytes(detect, 16, &code, &[]).map_err(bug)?;
         let assembly = if self.keep.assembly { leaf::disassemble(&code) } else { String::new() };
         let (step, kernel, clif) = (None, String::new(), String::new());
-        self.records.push(Record { name, step, kernel, bytes: code.len(), frame: select::FRAME, clif, assembly });
+        self.records.push(Record { id: detect, name, step, kernel, bytes: code.len(), frame: select::FRAME, clif, assembly });
 
         let name = format!("{prefix}_body");
         let mut signature = self.module.make_signature();
@@ -428,6 +447,7 @@ impl<M: Module> Compiler<'_, M> {
         let alignment = u64::from(code.buffer.alignment).max(32);
         self.module.define_function_bytes(id, alignment, bytes, &relocs).map_err(bug)?;
         self.records.push(Record {
+            id,
             name: name.to_owned(),
             step,
             kernel: String::new(),
@@ -484,6 +504,7 @@ impl<M: Module> Compiler<'_, M> {
         let id = self.module.declare_function(name, Linkage::Local, &signature).map_err(bug)?;
         self.module.define_function_bytes(id, leaf::LEAF_ALIGN, &leaf.code, &[]).map_err(bug)?;
         self.records.push(Record {
+            id,
             name: name.to_owned(),
             step: Some(step),
             kernel: leaf.kernel.clone(),
@@ -508,6 +529,7 @@ impl<M: Module> Compiler<'_, M> {
         *stack += guard.stack;
         let hex = |chunk: &[u8]| chunk.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
         self.records.push(Record {
+            id,
             name: name.to_owned(),
             step: None,
             kernel: String::new(),

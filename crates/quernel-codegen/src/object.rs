@@ -35,6 +35,8 @@ pub struct Object {
     pub rodata_bytes: usize,
     /// In order of definition.
     pub functions: Vec<FunctionInfo>,
+    /// For every step the function that computes it on the best CPU, as an index into `functions`.
+    pub step_functions: Vec<usize>,
 }
 
 /// Compiles a program to an object file: no undefined symbols, no writable sections
@@ -50,6 +52,7 @@ pub fn object(p: &Program, target: &Target, options: &Options) -> Result<Object,
         stack_bytes: network.stack_bytes,
         code_bytes: network.functions.iter().map(|f| f.bytes).sum(),
         rodata_bytes: network.rodata_bytes,
+        step_functions: network.step_functions,
         functions: network
             .functions
             .into_iter()

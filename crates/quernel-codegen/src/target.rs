@@ -308,6 +308,10 @@ impl Target {
             None => Err(Diagnostic::new(Code::BadOption, format!("{} does not have the level {}", self.cpu, level.name()))),
         }
     }
+    /// Whether an object carries several variants and selects one at run time.
+    pub fn is_multi(&self) -> bool {
+        self.cpu == MULTI
+    }
     /// Suffix of object files.
     pub fn object_suffix(&self) -> &'static str {
         if self.text.contains("windows") { "obj" } else { "o" }

@@ -1,7 +1,7 @@
 //! The whole path: fold, calibrate, quantize, lower, generate.
 
 use crate::{Calibration, Failure, Model, Progress, calibrate};
-use quernel_codegen::{Level, Target};
+use quernel_codegen::{Jit, Level, Target};
 use quernel_ir::{Code, Diagnostic, Graph, Program, Stage, diag::Remark, verify};
 use quernel_lower::Layer;
 use quernel_passes::{Cx, Pipeline, QuantizeOptions, fold_pipeline, quantize_pipeline};
@@ -170,9 +170,11 @@ impl Compiled {
     pub fn codegen_options(&self) -> quernel_codegen::Options {
         quernel_codegen::Options { name: self.name.clone(), level: self.level, ..quernel_codegen::Options::default() }
     }
-    /// The program as code in this process.
-    pub fn jit(&self) -> Result<quernel_codegen::Jit, Failure> {
-        Ok(quernel_codegen::Jit::new(self.program()?, &self.codegen_options())?)
+    /// The program as code in this process: that of the target's CPU, or of this machine for a target of several
+    /// variants.
+    pub fn jit(&self) -> Result<Jit, Failure> {
+        let (program, options) = (self.program()?, self.codegen_options());
+        Ok(if self.target.is_multi() { Jit::new(program, &options)? } else { Jit::for_target(program, &self.target, &options)? })
     }
 }
 

@@ -66,9 +66,8 @@ impl Report {
                 let weight = |i: &usize| (steps[*i].what.macs(), !matches!(steps[*i].what, What::Move { .. } | What::Fill { .. }));
                 let heaviest = (0..steps.len()).max_by_key(weight);
                 let leaf = |i: usize| {
-                    let step = Some(layer.steps.start + i);
-                    let function = object.functions.iter().find(|f| f.step == step && !f.kernel.is_empty());
-                    function.map_or_else(|| steps[i].how.clone(), |f| f.kernel.clone())
+                    let function = object.step_functions.get(layer.steps.start + i).and_then(|f| object.functions.get(*f));
+                    function.filter(|f| !f.kernel.is_empty()).map_or_else(|| steps[i].how.clone(), |f| f.kernel.clone())
                 };
                 LayerReport {
                     name: layer.name.clone(),
