@@ -6,7 +6,7 @@
 //! tract may panic on unusual models; every call is caught and becomes a `FloatRunFailed`.
 
 use quernel_ir::{Code, Diagnostic, Tensor};
-use quernel_quant::{Bound, Ranges, Samples, calibrate_with};
+use quernel_quant::{Bound, Ranges, Record, Samples, calibrate_with};
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 use tract_onnx::{
     prelude::{
@@ -150,7 +150,7 @@ impl FloatModel {
     ///
     /// # Errors
     /// `FloatRunFailed`.
-    pub fn observe(&self, inputs: &[Tensor], record: &mut dyn FnMut(&str, &[usize], &[f32])) -> Result<(), Diagnostic> {
+    pub fn observe(&self, inputs: &[Tensor], record: &mut Record<'_>) -> Result<(), Diagnostic> {
         let outputs = self.evaluate(&self.observing, inputs)?;
         for (name, v) in self.names.iter().zip(&outputs) {
             record(name, v.shape(), floats(v)?);

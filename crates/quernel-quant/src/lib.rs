@@ -18,5 +18,5 @@ pub mod weights;
 
 pub use bits::{Bits, Width};
 pub use histogram::Histogram;
-pub use ranges::{Calibrator, Observed, Ranges, affine, calibrate_with};
+pub use ranges::{Calibrator, Observe, Observed, Ranges, Record, affine, calibrate_with};
 pub use samples::{Bound, Layout, SampleOptions, Samples, Transform, expected_outputs, to_npz};

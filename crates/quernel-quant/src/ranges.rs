@@ -311,10 +311,16 @@ fn least_squares(histogram: &Histogram, (min, max): (f64, f64), levels: (i32, i3
     best.1
 }
 
-/// Runs a float network over all samples and observes its tensors. `run` calls its second argument with name,
-/// dimensions and elements of every tensor; `progress` gets samples done and samples in all.
+/// What a float network calls with name, dimensions and elements of every tensor.
+pub type Record<'a> = dyn FnMut(&str, &[usize], &[f32]) + 'a;
+
+/// A float network: runs on inputs and records what it computes.
+pub type Observe<'a> = dyn FnMut(&[Tensor], &mut Record<'_>) -> Result<(), Diagnostic> + 'a;
+
+/// Runs a float network over all samples and observes its tensors. `run` calls its second argument for every tensor;
+/// `progress` gets samples done and samples in all.
 pub fn calibrate_with(
-    run: &mut dyn FnMut(&[Tensor], &mut dyn FnMut(&str, &[usize], &[f32])) -> Result<(), Diagnostic>,
+    run: &mut Observe<'_>,
     samples: &Samples,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Ranges, Diagnostic> {

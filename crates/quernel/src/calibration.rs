@@ -86,7 +86,7 @@ fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress
         Err(d) if d.code == Code::FloatRunFailed => {
             remarks.push(Remark { by: "calibrate".into(), at: model.file.clone(), message: format!("observed in the reference interpreter, because {}", d.message) });
             let graph = &model.imported.graph;
-            let mut run = |inputs: &[Tensor], record: &mut dyn FnMut(&str, &[usize], &[f32])| {
+            let mut run = |inputs: &[Tensor], record: &mut quernel_quant::Record<'_>| {
                 quernel_interp::run_graph_with(graph, inputs, &mut |v, t| {
                     if let Some(data) = t.to_f32() {
                         record(&graph.values[v].name, &t.ty.dims, &data);

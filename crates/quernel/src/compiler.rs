@@ -127,7 +127,7 @@ impl Compiler {
             out.timings.push(Timing { name: "calibrate".into(), took: start.elapsed() });
         }
         let options =
-            QuantizeOptions { ranges: out.ranges.clone(), calibrator: self.calibrator, bits: self.bits.clone(), bias_correct: self.bias_correct, ..QuantizeOptions::default() };
+            QuantizeOptions { ranges: out.ranges.clone(), calibrator: self.calibrator, bits: self.bits.clone(), bias_correct: self.bias_correct };
         self.run(&quantize_pipeline(options), Stage::Quantized, &mut out)?;
         if self.stop_after == Stage::Quantized {
             return Ok(out);
@@ -168,7 +168,7 @@ impl Compiled {
     }
     /// Options of the code generator.
     pub fn codegen_options(&self) -> quernel_codegen::Options {
-        quernel_codegen::Options { name: self.name.clone(), level: self.level, ..quernel_codegen::Options::default() }
+        quernel_codegen::Options { name: self.name.clone(), level: self.level }
     }
     /// The program as code in this process: that of the target's CPU, or of this machine for a target of several
     /// variants.
