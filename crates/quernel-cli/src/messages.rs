@@ -54,7 +54,11 @@ impl Messages {
             }
         }
         if hidden > 0 {
-            eprintln!("{hidden} {} in the report; `--remarks` shows {}", if hidden == 1 { "remark" } else { "remarks" }, if hidden == 1 { "it" } else { "them" });
+            eprintln!(
+                "{hidden} {} in the report; `--remarks` shows {}",
+                if hidden == 1 { "remark" } else { "remarks" },
+                if hidden == 1 { "it" } else { "them" }
+            );
         }
     }
 

@@ -181,5 +181,7 @@ impl FloatModel {
 }
 
 fn floats(v: &TValue) -> Result<&[f32], Diagnostic> {
-    v.try_as_plain_ram().and_then(|r| r.as_slice::<f32>()).map_err(|e| Diagnostic::new(Code::UnsupportedType, format!("an output is not f32: {e:#}")))
+    v.try_as_plain_ram()
+        .and_then(|r| r.as_slice::<f32>())
+        .map_err(|e| Diagnostic::new(Code::UnsupportedType, format!("an output is not f32: {e:#}")))
 }

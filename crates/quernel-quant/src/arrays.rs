@@ -98,7 +98,8 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, Diagnostic> {
 }
 
 fn array<R: Read>(npy: NpyFile<R>) -> Result<Array, String> {
-    let count = npy.shape().iter().try_fold(1u64, |a, d| a.checked_mul(*d)).filter(|n| *n <= MAX_ELEMENTS).ok_or("the array is too large")?;
+    let count =
+        npy.shape().iter().try_fold(1u64, |a, d| a.checked_mul(*d)).filter(|n| *n <= MAX_ELEMENTS).ok_or("the array is too large")?;
     let dims: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
     let fortran = npy.order() == Order::Fortran && dims.len() > 1;
     let dtype = npy.dtype().descr();

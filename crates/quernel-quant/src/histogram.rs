@@ -67,7 +67,9 @@ impl Histogram {
 
     /// Non-empty buckets as `(index, count)`; negative values have indices below 0.
     pub fn to_pairs(&self) -> Vec<(i32, u64)> {
-        let side = |counts: &[u64], f: fn(usize) -> i32| -> Vec<(i32, u64)> { counts.iter().enumerate().filter(|(_, n)| **n > 0).map(|(i, n)| (f(i), *n)).collect() };
+        let side = |counts: &[u64], f: fn(usize) -> i32| -> Vec<(i32, u64)> {
+            counts.iter().enumerate().filter(|(_, n)| **n > 0).map(|(i, n)| (f(i), *n)).collect()
+        };
         [side(&self.negative, |i| -(i as i32) - 1), side(&self.positive, |i| i as i32)].concat()
     }
 

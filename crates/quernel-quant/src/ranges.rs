@@ -77,7 +77,8 @@ impl Observed {
             let sum = &mut seen.sums[i % channels];
             for &x in run {
                 if !x.is_finite() {
-                    return Err(bad(format!("the float network computes {x}")).help("the samples are far outside what the network was trained on, or the network overflows in f32"));
+                    return Err(bad(format!("the float network computes {x}"))
+                        .help("the samples are far outside what the network was trained on, or the network overflows in f32"));
                 }
                 seen.min = seen.min.min(x);
                 seen.max = seen.max.max(x);
@@ -153,7 +154,8 @@ impl Ranges {
             if !(t.min.is_finite() && t.max.is_finite() && t.min <= t.max) {
                 return Err(place("its extremes are not finite numbers in order"));
             }
-            let sums = t.sums.iter().map(|s| s.parse()).collect::<Result<Vec<i128>, _>>().map_err(|_| place("a channel sum is not an integer"))?;
+            let sums =
+                t.sums.iter().map(|s| s.parse()).collect::<Result<Vec<i128>, _>>().map_err(|_| place("a channel sum is not an integer"))?;
             let histogram = Histogram::from_pairs(&t.histogram).ok_or_else(|| place("its histogram has an impossible bucket"))?;
             tensors.insert(name, Seen { min: t.min, max: t.max, histogram, per_channel: t.per_channel, sums });
         }
@@ -258,7 +260,8 @@ fn least_squares(histogram: &Histogram, (min, max): (f64, f64), levels: (i32, i3
     /// Candidates per side.
     const STEPS: u32 = 48;
     let buckets = histogram.buckets();
-    let fractions = |x: f64| -> Vec<f64> { if x == 0.0 { vec![0.0] } else { (1..=STEPS).map(|i| x * f64::from(i) / f64::from(STEPS)).collect() } };
+    let fractions =
+        |x: f64| -> Vec<f64> { if x == 0.0 { vec![0.0] } else { (1..=STEPS).map(|i| x * f64::from(i) / f64::from(STEPS)).collect() } };
     let error = |lo: f64, hi: f64| -> f64 {
         let (scale, zero) = affine(lo, hi, levels);
         let s = f64::from(scale);
@@ -319,11 +322,7 @@ pub type Observe<'a> = dyn FnMut(&[Tensor], &mut Record<'_>) -> Result<(), Diagn
 
 /// Runs a float network over all samples and observes its tensors. `run` calls its second argument for every tensor;
 /// `progress` gets samples done and samples in all.
-pub fn calibrate_with(
-    run: &mut Observe<'_>,
-    samples: &Samples,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Ranges, Diagnostic> {
+pub fn calibrate_with(run: &mut Observe<'_>, samples: &Samples, progress: &mut dyn FnMut(usize, usize)) -> Result<Ranges, Diagnostic> {
     let mut observed = Observed::default();
     for i in 0..samples.len() {
         let inputs = samples.get(i)?;

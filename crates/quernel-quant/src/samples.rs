@@ -102,7 +102,11 @@ impl Samples {
         let unknown: Vec<&String> = found.keys().filter(|n| !LABELS.contains(&n.as_str()) && !n.starts_with("out:")).collect();
         if !unknown.is_empty() && wrong.is_empty() {
             let message = format!("no input takes {}", unknown.iter().map(|n| format!("array {n:?}")).collect::<Vec<_>>().join(", "));
-            wrong.push(Diagnostic::new(Code::SampleName, message).in_file(&file).help("remove it from the file, or name the input it feeds with --array"));
+            wrong.push(
+                Diagnostic::new(Code::SampleName, message)
+                    .in_file(&file)
+                    .help("remove it from the file, or name the input it feeds with --array"),
+            );
         }
         if !wrong.is_empty() {
             return Err(wrong);
@@ -114,7 +118,9 @@ impl Samples {
         }
         let rows = options.rows.clone().unwrap_or(0..count);
         if rows.end > count {
-            return Err(vec![Diagnostic::new(Code::BadOption, format!("rows {}..{} of {count} samples", rows.start, rows.end)).in_file(&file)]);
+            return Err(vec![
+                Diagnostic::new(Code::BadOption, format!("rows {}..{} of {count} samples", rows.start, rows.end)).in_file(&file),
+            ]);
         }
         if rows.is_empty() {
             return Err(vec![Diagnostic::new(Code::NoSamples, "the file holds no samples").in_file(&file)]);
@@ -130,7 +136,11 @@ impl Samples {
                 }
             }
         }
-        let labels = LABELS.iter().find_map(|l| found.get(*l)).filter(|a| a.data.len() == count).and_then(|a| (0..count).map(|i| a.data.integer(i)).collect());
+        let labels = LABELS
+            .iter()
+            .find_map(|l| found.get(*l))
+            .filter(|a| a.data.len() == count)
+            .and_then(|a| (0..count).map(|i| a.data.integer(i)).collect());
         Ok(Self {
             file,
             inputs: inputs.to_vec(),
@@ -290,7 +300,11 @@ mod tests {
         assert_eq!(s.len(), 3);
         assert_eq!(s.get(1).expect("a sample")[0].to_f32().expect("f32"), [4.0, 5.0, 6.0, 7.0]);
         assert_eq!(s.slice(2..9).len(), 1);
-        let options = SampleOptions { transform: Transform { subtract: 1.0, multiply: 2.0, layout: None }, rows: Some(1..2), ..SampleOptions::default() };
+        let options = SampleOptions {
+            transform: Transform { subtract: 1.0, multiply: 2.0, layout: None },
+            rows: Some(1..2),
+            ..SampleOptions::default()
+        };
         let s = Samples::open_with(&path, &[bound("x", &[4])], &options);
         assert_eq!(s.expect_err("4 is not 2x2")[0].code, Code::SampleShape);
         let s = Samples::open_with(&path, &[bound("x", &[1, 2, 2])], &options).expect("fits");
@@ -300,7 +314,10 @@ mod tests {
     #[test]
     fn channels_last_rows_are_transposed() {
         let path = saved("layout", &[("x", &[1, 2, 1, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]);
-        let options = SampleOptions { transform: Transform { layout: Some(Layout::ChannelsLast), ..Transform::default() }, ..SampleOptions::default() };
+        let options = SampleOptions {
+            transform: Transform { layout: Some(Layout::ChannelsLast), ..Transform::default() },
+            ..SampleOptions::default()
+        };
         let s = Samples::open_with(&path, &[bound("x", &[1, 3, 2, 1])], &options).expect("fits");
         assert_eq!(s.get(0).expect("a sample")[0].to_f32().expect("f32"), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     }

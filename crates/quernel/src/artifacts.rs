@@ -51,7 +51,11 @@ impl FromStr for Emit {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
         let known: Vec<&str> = Self::ALL.iter().map(|(_, name, _)| *name).collect();
-        Self::ALL.iter().find(|(_, name, _)| *name == s).map(|(kind, ..)| *kind).ok_or_else(|| format!("no output `{s}` (one of {})", known.join(", ")))
+        Self::ALL
+            .iter()
+            .find(|(_, name, _)| *name == s)
+            .map(|(kind, ..)| *kind)
+            .ok_or_else(|| format!("no output `{s}` (one of {})", known.join(", ")))
     }
 }
 
@@ -81,9 +85,12 @@ pub fn make(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Arti
     for &kind in kinds {
         let bytes = match (kind, &object, &report) {
             (Emit::Object, Some(object), _) => object.bytes.clone(),
-            (Emit::Header, Some(object), _) => quernel_codegen::header(compiled.program()?, &compiled.target, &options, object).into_bytes(),
+            (Emit::Header, Some(object), _) => {
+                quernel_codegen::header(compiled.program()?, &compiled.target, &options, object).into_bytes()
+            }
             (Emit::Report, _, Some(report)) => {
-                let mut text = serde_json::to_string_pretty(report).map_err(|e| Diagnostic::bug(format!("the report does not serialise: {e}")))?;
+                let mut text =
+                    serde_json::to_string_pretty(report).map_err(|e| Diagnostic::bug(format!("the report does not serialise: {e}")))?;
                 text.push('\n');
                 text.into_bytes()
             }
@@ -108,7 +115,9 @@ pub fn write(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Art
 /// Writes files through temporary ones beside them: first all contents, then all names. When a name cannot be given,
 /// those given before are taken back.
 pub fn save(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
-    let fail = |path: &Path, e: &dyn std::fmt::Display| Failure::from(Diagnostic::new(Code::OutputNotWritable, format!("cannot write the file: {e}")).in_file(path.display().to_string()));
+    let fail = |path: &Path, e: &dyn std::fmt::Display| {
+        Failure::from(Diagnostic::new(Code::OutputNotWritable, format!("cannot write the file: {e}")).in_file(path.display().to_string()))
+    };
     let mut ready = Vec::new();
     for (path, bytes) in files {
         let folder = match path.parent() {

@@ -29,7 +29,11 @@ impl Calibration {
     /// Samples, or ranges when the name ends in `.json`.
     pub fn samples(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) { Self::Ranges(path) } else { Self::Samples(path, SampleOptions::default()) }
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
+            Self::Ranges(path)
+        } else {
+            Self::Samples(path, SampleOptions::default())
+        }
     }
 }
 
@@ -52,7 +56,12 @@ pub fn inspect_ranges(path: &Path) -> Result<Ranges, Failure> {
 /// Runs the float network over the samples and observes every tensor.
 ///
 /// The float engine is tract; a model it cannot run is observed in the reference interpreter instead, with a remark.
-pub fn calibrate(model: &Model, source: &Calibration, remarks: &mut Vec<Remark>, progress: &mut dyn FnMut(Progress)) -> Result<Option<Arc<Ranges>>, Failure> {
+pub fn calibrate(
+    model: &Model,
+    source: &Calibration,
+    remarks: &mut Vec<Remark>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Option<Arc<Ranges>>, Failure> {
     let samples = match source {
         Calibration::None => return Ok(None),
         Calibration::Given(ranges) => return Ok(Some(ranges.clone())),
@@ -60,7 +69,8 @@ pub fn calibrate(model: &Model, source: &Calibration, remarks: &mut Vec<Remark>,
             let file = path.display().to_string();
             let ranges = inspect_ranges(path)?;
             if ranges.model_hash() != model.hash() {
-                let message = format!("was made for a model with hash {:016x}; {} has {:016x}", ranges.model_hash(), model.file, model.hash());
+                let message =
+                    format!("was made for a model with hash {:016x}; {} has {:016x}", ranges.model_hash(), model.file, model.hash());
                 return Err(Diagnostic::new(Code::BadRanges, message).in_file(&file).help("calibrate this model again").into());
             }
             return Ok(Some(Arc::new(ranges)));
@@ -84,7 +94,11 @@ fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress
     let ranges = match float {
         Ok(ranges) => ranges,
         Err(d) if d.code == Code::FloatRunFailed => {
-            remarks.push(Remark { by: "calibrate".into(), at: model.file.clone(), message: format!("observed in the reference interpreter, because {}", d.message) });
+            remarks.push(Remark {
+                by: "calibrate".into(),
+                at: model.file.clone(),
+                message: format!("observed in the reference interpreter, because {}", d.message),
+            });
             let graph = &model.imported.graph;
             let mut run = |inputs: &[Tensor], record: &mut quernel_quant::Record<'_>| {
                 quernel_interp::run_graph_with(graph, inputs, &mut |v, t| {

@@ -126,16 +126,22 @@ impl Compiler {
             out.ranges = calibrate(model, &self.calibration, &mut out.remarks, progress)?;
             out.timings.push(Timing { name: "calibrate".into(), took: start.elapsed() });
         }
-        let options =
-            QuantizeOptions { ranges: out.ranges.clone(), calibrator: self.calibrator, bits: self.bits.clone(), bias_correct: self.bias_correct };
+        let options = QuantizeOptions {
+            ranges: out.ranges.clone(),
+            calibrator: self.calibrator,
+            bits: self.bits.clone(),
+            bias_correct: self.bias_correct,
+        };
         self.run(&quantize_pipeline(options), Stage::Quantized, &mut out)?;
         if self.stop_after == Stage::Quantized {
             return Ok(out);
         }
         let start = Instant::now();
-        let verified = verify(&out.graph, Stage::Quantized)
-            .map_err(|faults| Failure(faults.iter().map(|f| Diagnostic::new(Code::Internal, f.message.clone()).at(f.place.clone())).collect()))?;
-        let lowered = quernel_lower::lower(&verified, &quernel_lower::Options::default()).map_err(|all| Failure(all).in_file(&model.file))?;
+        let verified = verify(&out.graph, Stage::Quantized).map_err(|faults| {
+            Failure(faults.iter().map(|f| Diagnostic::new(Code::Internal, f.message.clone()).at(f.place.clone())).collect())
+        })?;
+        let lowered =
+            quernel_lower::lower(&verified, &quernel_lower::Options::default()).map_err(|all| Failure(all).in_file(&model.file))?;
         out.program = Some(lowered.program);
         out.layers = lowered.layers;
         out.remarks.extend(lowered.remarks);
@@ -162,9 +168,9 @@ impl Compiler {
 impl Compiled {
     /// The program; a compilation that stopped earlier has none.
     pub fn program(&self) -> Result<&Program, Failure> {
-        self.program
-            .as_ref()
-            .ok_or_else(|| Diagnostic::new(Code::BadOption, format!("nothing was lowered: the compilation stopped at stage `{}`", self.stage)).into())
+        self.program.as_ref().ok_or_else(|| {
+            Diagnostic::new(Code::BadOption, format!("nothing was lowered: the compilation stopped at stage `{}`", self.stage)).into()
+        })
     }
     /// Options of the code generator.
     pub fn codegen_options(&self) -> quernel_codegen::Options {
@@ -186,7 +192,8 @@ pub fn opt(text: &str, passes: &[String], options: &QuantizeOptions) -> Result<(
         let pass = quernel_passes::by_name(name, options).ok_or_else(|| unknown_pass(name))?;
         pass.run(&mut graph, &mut cx)?;
     }
-    verify(&graph, Stage::Imported).map_err(|faults| Failure(faults.iter().map(|f| Diagnostic::new(Code::BadIr, f.message.clone()).at(f.place.clone())).collect()))?;
+    verify(&graph, Stage::Imported)
+        .map_err(|faults| Failure(faults.iter().map(|f| Diagnostic::new(Code::BadIr, f.message.clone()).at(f.place.clone())).collect()))?;
     Ok((graph, cx.remarks))
 }
 

@@ -86,7 +86,9 @@ pub fn check_against_interpreter(compiled: &Compiled, samples: &Samples, progres
         for (o, (w, g)) in want.iter().zip(&got).enumerate() {
             if let Some(at) = w.iter().zip(g).position(|(a, b)| a != b) {
                 let name = &program.outputs[o].name;
-                return Err(Diagnostic::bug(format!("compiled code and interpreter differ at byte {at} of output {name:?}")).at(format!("sample {i}")).into());
+                return Err(Diagnostic::bug(format!("compiled code and interpreter differ at byte {at} of output {name:?}"))
+                    .at(format!("sample {i}"))
+                    .into());
             }
         }
         progress(Progress { what: "comparing", done: i + 1, of: samples.len() });
@@ -101,7 +103,9 @@ fn run_jit(jit: &mut Jit, inputs: &[Tensor]) -> Result<Vec<Vec<u8>>, Failure> {
 
 fn first_f32(outputs: &[Tensor], file: &str) -> Result<Vec<f32>, Failure> {
     let first = outputs.first().and_then(Tensor::to_f32);
-    first.ok_or_else(|| Diagnostic::new(Code::UnsupportedType, "evaluation compares the first output, which has to be f32").in_file(file).into())
+    first.ok_or_else(|| {
+        Diagnostic::new(Code::UnsupportedType, "evaluation compares the first output, which has to be f32").in_file(file).into()
+    })
 }
 
 fn bytes_to_f32(bytes: &[u8]) -> Vec<f32> {

@@ -42,7 +42,9 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(fail("is not a regular file".into()));
     }
     if metadata.len() > MAX_FILE_BYTES {
-        return Err(Diagnostic::new(Code::LimitExceeded, format!("the file has {} bytes; the limit is {MAX_FILE_BYTES}", metadata.len())).in_file(file).into());
+        return Err(Diagnostic::new(Code::LimitExceeded, format!("the file has {} bytes; the limit is {MAX_FILE_BYTES}", metadata.len()))
+            .in_file(file)
+            .into());
     }
     std::fs::read(path).map_err(|e| fail(format!("cannot read the file: {e}")))
 }
@@ -52,7 +54,10 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     let file = path.display().to_string();
     let bytes = if path.as_os_str() == "-" {
         let mut bytes = Vec::new();
-        std::io::stdin().take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(|e| Diagnostic::new(Code::FileNotFound, format!("cannot read standard input: {e}")))?;
+        std::io::stdin()
+            .take(MAX_FILE_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(|e| Diagnostic::new(Code::FileNotFound, format!("cannot read standard input: {e}")))?;
         bytes
     } else {
         read_file(path)?
@@ -79,7 +84,13 @@ impl Model {
         Self::import(bytes, file.into(), name, options, None)
     }
 
-    fn import(bytes: Vec<u8>, file: String, name: String, options: &ModelOptions, folder: Option<std::path::PathBuf>) -> Result<Self, Failure> {
+    fn import(
+        bytes: Vec<u8>,
+        file: String,
+        name: String,
+        options: &ModelOptions,
+        folder: Option<std::path::PathBuf>,
+    ) -> Result<Self, Failure> {
         if symbol_name(&name) != name {
             return Err(Diagnostic::new(Code::BadOption, format!("{name:?} cannot prefix C symbols"))
                 .help("a name holds letters, digits and underscores, and starts with a letter")
@@ -117,7 +128,9 @@ mod tests {
 
     #[test]
     fn symbol_names_are_identifiers() {
-        for (text, name) in [("digits", "digits"), ("ResNet-50.v1", "ResNet_50_v1"), ("8bit", "m8bit"), ("", "m"), ("_x", "m_x"), ("é", "m_")] {
+        for (text, name) in
+            [("digits", "digits"), ("ResNet-50.v1", "ResNet_50_v1"), ("8bit", "m8bit"), ("", "m"), ("_x", "m_x"), ("é", "m_")]
+        {
             assert_eq!(symbol_name(text), name);
         }
     }

@@ -20,7 +20,9 @@ pub fn run(a: &Calibrate, messages: &Messages) -> Result<(), Failure> {
                 let first = options.rows.as_ref().map_or(0, |r| r.start);
                 options.rows = Some(first + all * i / n..first + all * (i + 1) / n);
                 if options.rows.as_ref().is_some_and(std::ops::Range::is_empty) {
-                    return Err(Diagnostic::new(Code::BadOption, format!("part {i} of {n} of {all} samples is empty")).in_file(path.display().to_string()).into());
+                    return Err(Diagnostic::new(Code::BadOption, format!("part {i} of {n} of {all} samples is empty"))
+                        .in_file(path.display().to_string())
+                        .into());
                 }
             }
             Calibration::Samples(path.clone(), options)

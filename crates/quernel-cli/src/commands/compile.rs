@@ -38,7 +38,9 @@ fn write(a: &Compile, compiled: &Compiled) -> Result<(), Failure> {
     let out = a.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.o", compiled.name)));
     if out.as_os_str() == "-" {
         let [kind] = kinds[..] else {
-            return Err(Diagnostic::new(Code::BadOption, "standard output takes one file").help("add `--emit obj`, or another single kind").into());
+            return Err(Diagnostic::new(Code::BadOption, "standard output takes one file")
+                .help("add `--emit obj`, or another single kind")
+                .into());
         };
         let (files, _) = artifacts::make(compiled, Path::new("-"), &[kind])?;
         return setup::print_bytes(&files[0].bytes);
@@ -66,9 +68,12 @@ fn summary(r: &Report, model: &Path) -> String {
         bytes(r.stack_bytes),
     );
     const SHOWN: usize = 24;
-    let rows = r.layers.iter().filter(|l| l.macs > 0).take(SHOWN).map(|l| {
-        vec![shortened(&l.name, 44), l.kind.clone(), l.kernel.clone(), count(l.macs), bytes(l.weight_bytes)]
-    });
+    let rows = r
+        .layers
+        .iter()
+        .filter(|l| l.macs > 0)
+        .take(SHOWN)
+        .map(|l| vec![shortened(&l.name, 44), l.kind.clone(), l.kernel.clone(), count(l.macs), bytes(l.weight_bytes)]);
     text.push_str(&table(&["layer", "operator", "kernel", "MACs", "weights"], &[3, 4], rows).to_string());
     text.push('\n');
     let hidden = r.layers.iter().filter(|l| l.macs > 0).count().saturating_sub(SHOWN);

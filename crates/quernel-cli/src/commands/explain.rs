@@ -14,7 +14,9 @@ pub fn run(code: Option<&str>) -> Result<(), Failure> {
     let digits = wanted.strip_prefix("QN").unwrap_or(&wanted);
     let code = digits.parse().ok().and_then(|n: u16| Code::ALL.iter().find(|c| c.number() == n));
     let Some(code) = code else {
-        return Err(Diagnostic::new(Code::BadOption, format!("no error has the number {text:?}")).help("`quernel explain` lists all").into());
+        return Err(Diagnostic::new(Code::BadOption, format!("no error has the number {text:?}"))
+            .help("`quernel explain` lists all")
+            .into());
     };
     setup::print(&format!("{code}: {}\n\n{}\n", code.title(), code.explanation()))
 }

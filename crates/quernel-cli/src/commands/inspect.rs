@@ -35,7 +35,13 @@ pub fn run(a: &Inspect, messages: &Messages) -> Result<(), Failure> {
                 *operators.entry(g.nodes[n].op.mnemonic()).or_default() += 1;
             }
             let weights: usize = g.live_consts().iter().map(|&(v, _)| g.ty(v).bytes()).sum();
-            let mut text = format!("{file}: opset {}, made by {}, {} operators, {} of constants\n", model.imported.opset, model.imported.producer.as_deref().unwrap_or("an unnamed program"), g.order.len(), bytes(weights));
+            let mut text = format!(
+                "{file}: opset {}, made by {}, {} operators, {} of constants\n",
+                model.imported.opset,
+                model.imported.producer.as_deref().unwrap_or("an unnamed program"),
+                g.order.len(),
+                bytes(weights)
+            );
             for &v in &g.inputs {
                 text.push_str(&format!("input  {}: {}\n", g.values[v].name, g.ty(v)));
             }

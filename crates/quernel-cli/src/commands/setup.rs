@@ -61,9 +61,12 @@ fn bits(text: &str) -> Result<Bits, Failure> {
     }
     let path = Path::new(text);
     if path.extension().is_none_or(|e| e != "toml") {
-        return Err(Diagnostic::new(Code::BadOption, format!("{text:?} is not a bit width")).help("8, 7, 6, 5, 4, 3, 2, float, or the path of a bits.toml").into());
+        return Err(Diagnostic::new(Code::BadOption, format!("{text:?} is not a bit width"))
+            .help("8, 7, 6, 5, 4, 3, 2, float, or the path of a bits.toml")
+            .into());
     }
-    let toml = std::fs::read_to_string(path).map_err(|e| Diagnostic::new(Code::FileNotFound, format!("cannot read the file: {e}")).in_file(text))?;
+    let toml = std::fs::read_to_string(path)
+        .map_err(|e| Diagnostic::new(Code::FileNotFound, format!("cannot read the file: {e}")).in_file(text))?;
     Bits::from_toml(&toml).map_err(|d| d.in_file(text).into())
 }
 
