@@ -22,6 +22,7 @@ fn check(case: &Case, least_top1: f64, most_drop: f64) {
         rename: [(case.input.to_owned(), "x".to_owned())].into(),
         rows: Some(rows.clone()),
         transform: case.transform.clone(),
+        ..SampleOptions::default()
     };
     let model = Model::read(&case.model, &ModelOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     let samples = Samples::open_with(&case.test.0, &model.inputs(), &options(&case.test.1)).unwrap_or_else(|e| panic!("{e:?}"));

@@ -51,9 +51,10 @@ pub enum Command {
 pub struct Compiling {
     /// ONNX file.
     pub model: PathBuf,
-    /// Where activation ranges come from: samples (.npz, .npy), a ranges.json, or `random`.
+    /// Where activation ranges come from: samples (.npz, .npy, a folder of pictures), a ranges.json, or `random`; may be
+    /// given several times.
     #[arg(long, value_name = "FILE")]
-    pub calibrate: Option<PathBuf>,
+    pub calibrate: Vec<PathBuf>,
     #[command(flatten)]
     pub samples: Sampling,
     /// How ranges are chosen from histograms.
@@ -100,6 +101,18 @@ pub struct Sampling {
     /// The sample arrays are channels-last and the input is channels-first.
     #[arg(long)]
     pub channels_last: bool,
+    /// Pictures: mean per channel, of values from 0 to 1.
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', num_args = 1, default_value = "0", allow_negative_numbers = true)]
+    pub mean: Vec<f32>,
+    /// Pictures: deviation per channel, of values from 0 to 1.
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', num_args = 1, default_value = "1")]
+    pub std: Vec<f32>,
+    /// Pictures: channels are blue, green, red.
+    #[arg(long)]
+    pub bgr: bool,
+    /// Pictures: change proportions instead of cutting the middle out.
+    #[arg(long)]
+    pub stretch: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

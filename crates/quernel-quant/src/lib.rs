@@ -11,6 +11,7 @@
 mod arrays;
 mod bits;
 mod histogram;
+mod images;
 pub mod metrics;
 mod ranges;
 mod samples;
@@ -18,5 +19,6 @@ pub mod weights;
 
 pub use bits::{Bits, Width};
 pub use histogram::Histogram;
+pub use images::{Fit, ImageOptions};
 pub use ranges::{Calibrator, Observe, Observed, Ranges, Record, affine, calibrate_with};
 pub use samples::{Bound, Layout, SampleOptions, Samples, Transform, expected_outputs, to_npz};

@@ -1,6 +1,9 @@
 //! Sample inputs: arrays of a file matched with the inputs of a model.
 
-use crate::arrays::{self, Array, Data};
+use crate::{
+    arrays::{self, Array, Data},
+    images::{Folder, ImageOptions},
+};
 use quernel_ir::{Code, Diagnostic, Tensor, infer};
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
@@ -44,8 +47,10 @@ pub struct SampleOptions {
     pub rename: BTreeMap<String, String>,
     /// Rows of the arrays to use; all by default.
     pub rows: Option<Range<usize>>,
-    /// Applied to every input.
+    /// Applied to every input from arrays.
     pub transform: Transform,
+    /// How pictures become inputs.
+    pub images: ImageOptions,
 }
 
 /// Sample inputs of a model, converted one by one.
@@ -53,18 +58,25 @@ pub struct SampleOptions {
 pub struct Samples {
     file: String,
     inputs: Vec<Bound>,
-    /// One array per input.
-    arrays: Vec<Array>,
+    source: Source,
     labels: Option<Vec<i64>>,
     rows: Range<usize>,
     transform: Transform,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// One array per input.
+    Arrays(Vec<Array>),
+    /// Pictures for the one input.
+    Pictures(Folder),
 }
 
 /// Names under which labels are found.
 const LABELS: [&str; 6] = ["label", "labels", "y", "target", "targets", "class"];
 
 impl Samples {
-    /// Reads a .npz keyed by input names, or a .npy for a model with one input.
+    /// Reads a .npz keyed by input names, a .npy for a model with one input, or a folder of pictures.
     pub fn open(path: &Path, inputs: &[Bound]) -> Result<Self, Vec<Diagnostic>> {
         Self::open_with(path, inputs, &SampleOptions::default())
     }
@@ -72,6 +84,9 @@ impl Samples {
     /// The same with renamed arrays, a part of the rows, transformed elements.
     pub fn open_with(path: &Path, inputs: &[Bound], options: &SampleOptions) -> Result<Self, Vec<Diagnostic>> {
         let file = path.display().to_string();
+        if path.is_dir() {
+            return Self::pictures(path, inputs, options).map_err(|d| vec![d]);
+        }
         let mut found = arrays::read(path).map_err(|d| vec![d])?;
         let names: Vec<String> = found.keys().cloned().collect();
         let mut wrong = Vec::new();
@@ -144,11 +159,23 @@ impl Samples {
         Ok(Self {
             file,
             inputs: inputs.to_vec(),
-            arrays: chosen.into_iter().map(|(_, a)| a).collect(),
+            source: Source::Arrays(chosen.into_iter().map(|(_, a)| a).collect()),
             labels,
             rows,
             transform: options.transform.clone(),
         })
+    }
+
+    fn pictures(path: &Path, inputs: &[Bound], options: &SampleOptions) -> Result<Self, Diagnostic> {
+        let file = path.display().to_string();
+        let folder = Folder::open(path, inputs, &options.images)?;
+        let rows = options.rows.clone().unwrap_or(0..folder.len());
+        if rows.end > folder.len() || rows.is_empty() {
+            let message = format!("rows {}..{} of {} pictures", rows.start, rows.end, folder.len());
+            return Err(Diagnostic::new(Code::BadOption, message).in_file(file));
+        }
+        let (labels, transform) = (folder.labels.clone(), Transform::default());
+        Ok(Self { file, inputs: inputs.to_vec(), source: Source::Pictures(folder), labels, rows, transform })
     }
 
     /// `count` samples of standard normal noise, always the same.
@@ -170,7 +197,14 @@ impl Samples {
                 Array { dims, data: Data::F32(data) }
             })
             .collect();
-        Self { file: "random".into(), inputs: inputs.to_vec(), arrays, labels: None, rows: 0..count, transform: Transform::default() }
+        Self {
+            file: "random".into(),
+            inputs: inputs.to_vec(),
+            source: Source::Arrays(arrays),
+            labels: None,
+            rows: 0..count,
+            transform: Transform::default(),
+        }
     }
 
     /// Number of samples.
@@ -203,7 +237,10 @@ impl Samples {
             return Err(Diagnostic::bug(format!("sample {i} of {}", self.len())));
         }
         let row = self.rows.start + i;
-        Ok(self.inputs.iter().zip(&self.arrays).map(|(input, array)| self.tensor(input, array, row)).collect())
+        match &self.source {
+            Source::Arrays(arrays) => Ok(self.inputs.iter().zip(arrays).map(|(input, array)| self.tensor(input, array, row)).collect()),
+            Source::Pictures(folder) => Ok(vec![folder.get(row)?]),
+        }
     }
 
     fn tensor(&self, input: &Bound, array: &Array, row: usize) -> Tensor {

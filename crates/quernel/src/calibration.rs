@@ -15,12 +15,14 @@ pub enum Calibration {
     /// Nowhere: only float code can be made.
     #[default]
     None,
-    /// Sample inputs in a .npz or .npy file.
+    /// Sample inputs in a .npz or .npy file, or pictures in a folder.
     Samples(PathBuf, SampleOptions),
     /// A ranges.json that an earlier calibration wrote.
     Ranges(PathBuf),
     /// Ranges in memory.
     Given(Arc<Ranges>),
+    /// Several of these, added up.
+    Several(Vec<Calibration>),
     /// That many inputs of standard normal noise: the result runs, its accuracy means nothing.
     Random(usize),
 }
@@ -74,6 +76,17 @@ pub fn calibrate(
                 return Err(Diagnostic::new(Code::BadRanges, message).in_file(&file).help("calibrate this model again").into());
             }
             return Ok(Some(Arc::new(ranges)));
+        }
+        Calibration::Several(all) => {
+            let mut sum: Option<Ranges> = None;
+            for one in all {
+                let Some(ranges) = calibrate(model, one, remarks, progress)? else { continue };
+                sum = Some(match sum {
+                    None => (*ranges).clone(),
+                    Some(sum) => sum.merge(&ranges)?,
+                });
+            }
+            return Ok(sum.map(Arc::new));
         }
         Calibration::Random(count) => {
             remarks.push(Remark {

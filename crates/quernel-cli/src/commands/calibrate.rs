@@ -14,7 +14,7 @@ pub fn run(a: &Calibrate, messages: &Messages) -> Result<(), Failure> {
         let source = if a.merge {
             Calibration::Ranges(path.clone())
         } else {
-            let mut options = setup::samples(&a.sampling);
+            let mut options = setup::samples(&a.sampling)?;
             if let Some((i, n)) = a.shard {
                 let all = Samples::open_with(path, &model.inputs(), &options).map_err(Failure)?.len();
                 let first = options.rows.as_ref().map_or(0, |r| r.start);

@@ -8,7 +8,7 @@ use quernel::{
 pub fn run(a: &Eval, messages: &Messages) -> Result<(), Failure> {
     let compiler = setup::compiler(&a.compiling)?;
     let model = setup::model(&a.compiling)?;
-    let options = SampleOptions { rows: a.test_rows.clone(), ..setup::samples(&a.compiling.samples) };
+    let options = SampleOptions { rows: a.test_rows.clone(), ..setup::samples(&a.compiling.samples)? };
     let samples = Samples::open_with(&a.test, &model.inputs(), &options).map_err(Failure)?;
     let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
     messages.remarks(&compiled.remarks, false);

@@ -10,7 +10,7 @@ use quernel::{
 pub fn run(a: &Run, messages: &Messages) -> Result<(), Failure> {
     let compiler = setup::compiler(&a.compiling)?;
     let model = setup::model(&a.compiling)?;
-    let options = setup::samples(&a.compiling.samples);
+    let options = setup::samples(&a.compiling.samples)?;
     let samples = Samples::open_with(&a.input, &model.inputs(), &options).map_err(Failure)?;
     let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
     messages.remarks(&compiled.remarks, false);

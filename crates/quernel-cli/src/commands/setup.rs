@@ -5,33 +5,49 @@ use quernel::{
     Calibration, Compiler, Failure, Model, ModelOptions,
     codegen::{Level, Target},
     ir::{Code, Diagnostic},
-    quant::{Bits, Calibrator, Layout, SampleOptions, Transform},
+    quant::{Bits, Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
 };
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 pub fn model(a: &Compiling) -> Result<Model, Failure> {
     Model::read(&a.model, &ModelOptions { dims: a.dims.iter().cloned().collect(), name: a.name.clone() })
 }
 
-pub fn samples(a: &Sampling) -> SampleOptions {
-    SampleOptions {
+pub fn samples(a: &Sampling) -> Result<SampleOptions, Failure> {
+    let per_channel = |option: &str, values: &[f32]| match *values {
+        [one] => Ok([one; 3]),
+        [r, g, b] => Ok([r, g, b]),
+        _ => Err(Diagnostic::new(Code::BadOption, format!("{option} takes one number or three"))),
+    };
+    let (mean, std) = (per_channel("--mean", &a.mean)?, per_channel("--std", &a.std)?);
+    if !mean.iter().chain(&std).all(|x| x.is_finite()) || std.contains(&0.0) {
+        return Err(Diagnostic::new(Code::BadOption, "--mean and --std take finite numbers, and --std no zero").into());
+    }
+    Ok(SampleOptions {
         rename: a.arrays.iter().cloned().collect(),
         rows: a.rows.clone(),
         transform: Transform { subtract: a.subtract, multiply: a.multiply, layout: a.channels_last.then_some(Layout::ChannelsLast) },
-    }
+        images: ImageOptions { mean, std, bgr: a.bgr, fit: if a.stretch { Fit::Stretch } else { Fit::Crop } },
+    })
 }
 
 /// Samples used by `--calibrate random`.
 const RANDOM_SAMPLES: usize = 16;
 
 pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
-    let calibration = match &a.calibrate {
-        None => Calibration::None,
-        Some(path) if path.as_os_str() == "random" => Calibration::Random(RANDOM_SAMPLES),
-        Some(path) => match Calibration::samples(path) {
-            Calibration::Samples(path, _) => Calibration::Samples(path, samples(&a.samples)),
-            other => other,
-        },
+    let options = samples(&a.samples)?;
+    let one = |path: &PathBuf| match Calibration::samples(path) {
+        _ if path.as_os_str() == "random" => Calibration::Random(RANDOM_SAMPLES),
+        Calibration::Samples(path, _) => Calibration::Samples(path, options.clone()),
+        other => other,
+    };
+    let calibration = match &a.calibrate[..] {
+        [] => Calibration::None,
+        [path] => one(path),
+        several => Calibration::Several(several.iter().map(one).collect()),
     };
     let level = match &a.level {
         None => None,
