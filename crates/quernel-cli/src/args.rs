@@ -35,6 +35,8 @@ pub enum Command {
     Run(Run),
     /// Compare the float network and the compiled code on labelled samples.
     Eval(Eval),
+    /// Show what every layer became: bits, kernel, size, work, and what its rounding costs.
+    Report(Report),
     /// Time compiled code step by step on this machine.
     Bench(Bench),
     /// List targets and CPU names.
@@ -225,6 +227,21 @@ pub struct Eval {
     /// Also compare compiled code with the interpreter, byte for byte, on the first N samples.
     #[arg(long, value_name = "N", default_value = "0")]
     pub check: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Report {
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Samples on which the quantized network is compared with the float network, layer by layer.
+    #[arg(long, value_name = "FILE")]
+    pub test: Option<PathBuf>,
+    /// How many of them; the reference interpreter runs both networks.
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub samples: usize,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -7,6 +7,7 @@ mod eval;
 mod explain;
 mod inspect;
 mod opt;
+mod report;
 mod run;
 mod setup;
 mod targets;
@@ -26,6 +27,7 @@ pub fn run(args: &Args, messages: &Messages) -> Result<(), Failure> {
         Command::Opt(a) => opt::run(a, messages),
         Command::Run(a) => run::run(a, messages),
         Command::Eval(a) => eval::run(a, messages),
+        Command::Report(a) => report::run(a, messages),
         Command::Bench(a) => bench::run(a, messages),
         Command::Targets => targets::run(),
         Command::Explain { code } => explain::run(code.as_deref()),

@@ -32,6 +32,28 @@ pub fn kl(want: &[f32], got: &[f32]) -> f64 {
     p.iter().zip(&q).map(|(p, q)| libm::exp(*p) * (p - q)).sum()
 }
 
+/// Signal and noise, summed over many comparisons.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Noise {
+    signal: f64,
+    noise: f64,
+}
+
+impl Noise {
+    /// Adds the elements of a tensor and of its approximation.
+    pub fn add(&mut self, want: &[f32], got: &[f32]) {
+        for (w, g) in want.iter().zip(got) {
+            let d = f64::from(*w) - f64::from(*g);
+            self.signal += f64::from(*w) * f64::from(*w);
+            self.noise += d * d;
+        }
+    }
+    /// Their ratio in dB; infinite without noise.
+    pub fn db(&self) -> f64 {
+        if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

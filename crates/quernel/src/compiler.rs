@@ -71,6 +71,8 @@ pub struct Compiled {
     pub stage: Stage,
     /// The graph at `stage`, or at `Quantized` when it was lowered.
     pub graph: Graph,
+    /// The float graph that was quantized.
+    pub folded: Option<Graph>,
     /// The program, once lowered.
     pub program: Option<Program>,
     /// What lowering says of each layer.
@@ -107,6 +109,7 @@ impl Compiler {
             level: self.level,
             stage: Stage::Imported,
             graph: model.imported.graph.clone(),
+            folded: None,
             program: None,
             layers: Vec::new(),
             ranges: None,
@@ -121,6 +124,7 @@ impl Compiler {
         if self.stop_after == Stage::Folded {
             return Ok(out);
         }
+        out.folded = Some(out.graph.clone());
         if wants_integers {
             let start = Instant::now();
             out.ranges = calibrate(model, &self.calibration, &mut out.remarks, progress)?;

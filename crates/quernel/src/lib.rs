@@ -19,6 +19,7 @@
 pub mod artifacts;
 mod bench;
 mod calibration;
+mod compare;
 mod compiler;
 mod evaluate;
 mod failure;
@@ -28,6 +29,7 @@ mod report;
 pub use artifacts::Emit;
 pub use bench::{Bench, StepTime, bench};
 pub use calibration::{Calibration, Progress, calibrate, inspect_ranges};
+pub use compare::{LayerError, compare};
 pub use compiler::{Compiled, Compiler, Timing, opt};
 pub use evaluate::{Evaluation, check_against_interpreter, evaluate, outputs};
 pub use failure::{Failure, diagnostic_json};

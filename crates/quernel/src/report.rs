@@ -1,9 +1,10 @@
 //! The JSON report.
 
-use crate::{Compiled, Failure};
+use crate::{Compiled, Failure, LayerError};
 use quernel_codegen::Object;
-use quernel_ir::program::What;
+use quernel_ir::{Graph, program::What};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// What was made, for people and tools. The same compilation gives the same report: no times, no paths.
 #[derive(Clone, Debug, Serialize)]
@@ -51,13 +52,27 @@ pub struct LayerReport {
     pub macs: u64,
     /// Bytes of weights.
     pub weight_bytes: usize,
+    /// Bits of a weight; `None` for floats and for layers without weights.
+    pub weight_bits: Option<u8>,
+    /// Unused bits above the largest possible sum, from the proof that it fits 32.
+    pub headroom_bits: Option<u32>,
+    /// What passes and lowering said of it.
+    pub remarks: Vec<String>,
+    /// What its rounding costs, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<LayerError>,
 }
 
 impl Report {
+    /// As JSON text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
     /// The report of a compiled object.
     pub fn new(compiled: &Compiled, object: &Object) -> Result<Self, Failure> {
         let program = compiled.program()?;
         let ports = |ports: &[quernel_ir::program::Port]| ports.iter().map(|p| (p.name.clone(), p.ty.to_string())).collect();
+        let bits = weight_bits(&compiled.graph);
         let layers = compiled
             .layers
             .iter()
@@ -76,6 +91,10 @@ impl Report {
                     integer: layer.integer,
                     macs: layer.macs,
                     weight_bytes: layer.weight_bytes,
+                    weight_bits: bits.get(&layer.name).copied(),
+                    headroom_bits: layer.headroom_bits(),
+                    remarks: compiled.remarks.iter().filter(|r| r.at == layer.name).map(|r| r.message.clone()).collect(),
+                    error: None,
                 }
             })
             .collect();
@@ -95,4 +114,14 @@ impl Report {
             remarks: compiled.remarks.iter().map(ToString::to_string).collect(),
         })
     }
+}
+
+/// Width of the weights of every layer that has quantized ones, by the layer's name.
+fn weight_bits(g: &Graph) -> BTreeMap<String, u8> {
+    let quantized = |&n: &quernel_ir::Node| {
+        let node = &g.nodes[n];
+        let quant = g.ty(*node.args.get(1)?).elem.quant()?;
+        node.op.epilogue().map(|_| (g.describe(n), quant.storage().bits()))
+    };
+    g.order.iter().filter_map(quantized).collect()
 }
