@@ -125,9 +125,64 @@ fn two_compilations_give_identical_bytes() {
     let mut seen: Option<Vec<Vec<u8>>> = None;
     for _ in 0..2 {
         let (_, compiled) = digits("digits", None);
-        artifacts::write(&compiled, &folder.path().join("digits.o"), &Emit::DEFAULT).expect("artifacts");
+        let out = folder.path().join("digits.o");
+        artifacts::write(&compiled, &out, &Emit::default_for(&out)).expect("artifacts");
         let now = vec![read("o"), read("h"), read("json")];
         assert!(seen.as_ref().is_none_or(|before| *before == now), "artifacts differ between two runs");
         seen = Some(now);
     }
+}
+
+/// Members of an archive, whether it is of the COFF kind, and whether it has an index of symbols.
+fn members(bytes: &[u8]) -> (Vec<String>, bool, bool) {
+    let archive = object::read::archive::ArchiveFile::parse(bytes).expect("an archive");
+    let names = archive.members().map(|m| String::from_utf8_lossy(m.expect("a member").name()).into_owned()).collect();
+    let index = archive.symbols().expect("a readable index").is_some_and(|mut symbols| symbols.next().is_some());
+    (names, archive.kind() == object::read::archive::ArchiveKind::Coff, index)
+}
+
+#[test]
+fn static_libraries_for_every_object_format() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, compiled) = digits("digits", None);
+    for (triple, file, member, coff) in [
+        ("x86_64-unknown-linux-gnu", "digits.a", "digits.o", false),
+        ("aarch64-unknown-linux-gnu", "digits.a", "digits.o", false),
+        ("aarch64-apple-darwin", "digits.a", "digits.o", false),
+        ("x86_64-pc-windows-msvc", "digits.lib", "digits.obj", true),
+        ("x86_64-pc-windows-gnu", "digits.lib", "digits.obj", true),
+    ] {
+        let compiled = Compiled { target: Target::parse(Some(triple), None).expect("a target"), ..compiled.clone() };
+        let out = folder.path().join(file);
+        let mut seen = None;
+        for _ in 0..2 {
+            artifacts::write(&compiled, &out, &Emit::default_for(&out)).expect("artifacts are written");
+            let bytes = std::fs::read(&out).expect("an archive");
+            assert_eq!(members(&bytes), (vec![member.to_owned()], coff, true), "{triple}");
+            assert!(seen.as_ref().is_none_or(|before| *before == bytes), "{triple}: archives differ between two runs");
+            seen = Some(bytes);
+        }
+    }
+}
+
+#[test]
+fn links_from_a_static_library_and_says_what_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, compiled) = digits("digits", None);
+    let out = folder.path().join("libdigits.a");
+    artifacts::write(&compiled, &out, &[Emit::Archive]).expect("the library is written");
+    artifacts::write(&compiled, &folder.path().join("digits.h"), &[Emit::Header]).expect("the header is written");
+    let listed = succeed(Command::new("ar").arg("t").arg(&out)).stdout;
+    assert_eq!(String::from_utf8_lossy(&listed), "digits.o\n");
+    let source = folder.path().join("say.c");
+    let text = "#include \"digits.h\"\n#include <stdio.h>\nint main(void) { return puts(digits_info()) < 0; }\n";
+    std::fs::write(&source, text).expect("written");
+    let program = folder.path().join("say");
+    succeed(cc("c99").arg(&source).arg("-L").arg(folder.path()).args(["-ldigits", "-o"]).arg(&program));
+    let said: serde_json::Value = serde_json::from_slice(&succeed(&mut Command::new(&program)).stdout).expect("JSON");
+    assert_eq!(said["name"], "digits");
+    assert_eq!(said["model"], format!("{:016x}", model.hash()));
+    assert_eq!(said["inputs"], serde_json::json!([{"name": "image", "type": "f32", "dims": [1, 1, 8, 8]}]));
+    assert_eq!(said["outputs"], serde_json::json!([{"name": "logits", "type": "f32", "dims": [1, 10]}]));
+    assert_eq!(said["arena"], compiled.program().expect("lowered").arena_bytes);
 }

@@ -129,10 +129,10 @@ pub enum CalibratorArg {
 pub struct Compile {
     #[command(flatten)]
     pub compiling: Compiling,
-    /// Object file; header and report are written beside it.
+    /// Object file, or static library when the name ends in `.a` or `.lib`; header and report are written beside it.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Which files to write: obj, header, asm, clif, qir, program, report.
+    /// Which files to write: obj, lib, header, asm, clif, qir, program, report.
     #[arg(long, value_name = "KIND,..", value_delimiter = ',')]
     pub emit: Vec<quernel::Emit>,
     /// Stop after a stage (imported, folded, quantized) and print the graph.

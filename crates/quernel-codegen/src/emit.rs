@@ -67,7 +67,12 @@ impl Machine {
     pub fn new(target: &Target, level: Level) -> Self {
         let x86 = target.lexicon().architecture == Architecture::X86_64;
         Self {
-            level,
+            // Leaf kernels are beside this emitter, which knows 128-bit vectors only.
+            level: match level {
+                Level::V256 => Level::V128,
+                Level::V256Dot | Level::V512Dot => Level::V128Dot,
+                other => other,
+            },
             dot: match (x86, target.has("i8mm"), target.has("dotprod")) {
                 (true, ..) => Dot::Unsigned,
                 (_, true, true) => Dot::Both,

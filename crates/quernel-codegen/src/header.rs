@@ -1,6 +1,6 @@
 //! The C header beside an object: C99 and C++, no includes.
 
-use crate::{Options, object::Object, target::Target};
+use crate::{Options, info::element, object::Object, target::Target};
 use quernel_ir::{
     program::{ALIGN, Port, Program},
     ty::{Elem, Scalar},
@@ -36,7 +36,9 @@ pub fn header(p: &Program, target: &Target, options: &Options, object: &Object) 
                 comment(&port.name),
                 comment(&format!("{:?} x {}", port.ty.dims, element(port)))
             );
+            let _ = writeln!(out, "#define {key}_NAME \"{}\"", comment(&port.name));
             let _ = writeln!(out, "#define {key}_SIZE {}", port.ty.count());
+            let _ = writeln!(out, "#define {key}_BYTES {}", crate::network::port_bytes(&port.ty));
             let _ = writeln!(out, "#define {key}_RANK {}", port.ty.dims.len());
             for (axis, extent) in port.ty.dims.iter().enumerate() {
                 let _ = writeln!(out, "#define {key}_DIM_{axis} {extent}");
@@ -62,7 +64,9 @@ pub fn header(p: &Program, target: &Target, options: &Options, object: &Object) 
     }
     params.push("void *arena".to_owned());
     let _ = writeln!(out, "int {name}_run({});", params.join(", "));
-    let _ = writeln!(out, "int {name}_run_v(const void *const inputs[], void *const outputs[], void *arena);\n");
+    let _ = writeln!(out, "int {name}_run_v(const void *const inputs[], void *const outputs[], void *arena);");
+    let _ = writeln!(out, "/* JSON text: versions, model hash, target, sizes, names and dimensions of inputs and outputs. */");
+    let _ = writeln!(out, "const char *{name}_info(void);\n");
     let _ = writeln!(out, "#ifdef __cplusplus\n}}\n#endif\n\n#endif");
     out
 }
@@ -70,13 +74,6 @@ pub fn header(p: &Program, target: &Target, options: &Options, object: &Object) 
 /// `NAME_INPUT`, or `NAME_INPUT_0` when there are several.
 fn key(upper: &str, kind: &str, ports: &[Port], i: usize) -> String {
     if ports.len() == 1 { format!("{upper}_{kind}") } else { format!("{upper}_{kind}_{i}") }
-}
-
-fn element(port: &Port) -> String {
-    match &port.ty.elem {
-        Elem::Scalar(s) => s.name().to_owned(),
-        Elem::Quant(q) => q.storage().to_string(),
-    }
 }
 
 fn suffix(ports: &[Port], i: usize) -> String {

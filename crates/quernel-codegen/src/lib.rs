@@ -6,9 +6,11 @@
 //!
 //! **What is absent:** decisions. Layouts, fusion and packing are lowering's; this crate picks instructions.
 
+mod archive;
 pub mod emit;
 mod guard;
 mod header;
+mod info;
 mod jit;
 mod kernels;
 mod leaf;
@@ -17,6 +19,7 @@ mod object;
 mod select;
 mod target;
 
+pub use archive::archive;
 pub use header::{ABI_VERSION, header};
 pub use jit::Jit;
 pub use object::{FunctionInfo, Object, assembly, clif, object};
@@ -29,10 +32,12 @@ pub struct Options {
     pub name: String,
     /// Forces a level; the target's fastest when absent.
     pub level: Option<Level>,
+    /// Hash of the model file, for `NAME_info`.
+    pub model_hash: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { name: "model".to_owned(), level: None }
+        Self { name: "model".to_owned(), level: None, model_hash: None }
     }
 }

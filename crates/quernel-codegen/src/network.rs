@@ -6,7 +6,7 @@
 use crate::{
     Options,
     emit::{Emitter, Machine},
-    guard, kernels,
+    guard, info, kernels,
     kernels::{Argument, Kernel, Plan},
     leaf::{self, Leaf},
     select,
@@ -194,16 +194,11 @@ pub fn define<M: Module>(
 
     let run_v = c.guard(&format!("{prefix}_run_v"), target, body, &mut stack_bytes)?;
     c.entry(&format!("{prefix}_run"), p, run_v)?;
-    stack_bytes += c.records.last().map_or(0, |r| r.frame);
-    Ok(Network {
-        functions: c.records,
-        step_functions,
-        run_v,
-        selected,
-        step_calls,
-        rodata_bytes,
-        stack_bytes: stack_bytes.next_multiple_of(16),
-    })
+    stack_bytes = (stack_bytes + c.records.last().map_or(0, |r| r.frame)).next_multiple_of(16);
+    if !in_process {
+        c.info(prefix, &info::info(p, target, options, stack_bytes))?;
+    }
+    Ok(Network { functions: c.records, step_functions, run_v, selected, step_calls, rodata_bytes, stack_bytes })
 }
 
 /// All constants in one run of bytes, and where blobs and derived constants lie in it.
@@ -241,7 +236,12 @@ struct Choice {
 impl Choice {
     fn new(p: &Program, target: &Target, level: Level, derived: &mut Vec<Vec<u8>>) -> Self {
         let machine = Machine::new(target, level);
-        let leaf = |s| (level == Level::V512Dot).then(|| leaf::avx512_vnni(p, s, target.has("avx512vbmi"))).flatten();
+        let leaf = |s| match level {
+            Level::V512Dot => leaf::avx512_vnni(p, s, target.has("avx512vbmi")),
+            Level::V256Dot => leaf::avx_vnni(p, s, target.has("avx_vnni")),
+            Level::V256 => leaf::avx2(p, s),
+            _ => None,
+        };
         let leaves: Vec<Option<Leaf>> = p.steps.iter().map(leaf).collect();
         let plan = |(s, leaf): (_, &Option<Leaf>)| if leaf.is_some() { Plan::direct(s) } else { kernels::plan(p, s, &machine, derived) };
         let plans = p.steps.iter().zip(&leaves).map(plan).collect();
@@ -570,6 +570,30 @@ impl<M: Module> Compiler<'_, M> {
             let call = b.ins().call(callee, &[arrays[0], arrays[1], params[inputs + outputs]]);
             let result = b.inst_results(call)[0];
             b.ins().return_(&[result]);
+            Ok(b)
+        })
+    }
+    /// `NAME_info`: the address of the zero-terminated `text`.
+    fn info(&mut self, prefix: &str, text: &str) -> Result<(), Diagnostic> {
+        let data = self.module.declare_data(&format!("{prefix}_info_text"), Linkage::Local, false, false).map_err(bug)?;
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        let mut description = DataDescription::new();
+        description.define(bytes.into_boxed_slice());
+        description.set_align(16);
+        self.module.define_data(data, &description).map_err(bug)?;
+        let name = format!("{prefix}_info");
+        let mut signature = self.module.make_signature();
+        signature.returns = vec![AbiParam::new(I64)];
+        let id = self.module.declare_function(&name, Linkage::Export, &signature).map_err(bug)?;
+        let isa = self.tuning(false);
+        self.function(id, &name, None, signature, isa, |mut b, module| {
+            let entry = b.create_block();
+            b.switch_to_block(entry);
+            b.seal_block(entry);
+            let data = module.declare_data_in_func(data, b.func);
+            let address = b.ins().symbol_value(I64, data);
+            b.ins().return_(&[address]);
             Ok(b)
         })
     }

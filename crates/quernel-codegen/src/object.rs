@@ -41,7 +41,7 @@ pub struct Object {
 
 /// Compiles a program to an object file: no undefined symbols, no writable sections
 /// (but one word in an object of several variants), constants in one local read-only
-/// symbol; `NAME_run` and `NAME_run_v` are its only global symbols. Equal programs give equal bytes.
+/// symbol; `NAME_run`, `NAME_run_v` and `NAME_info` are its only global symbols. Equal programs give equal bytes.
 ///
 /// # Errors
 /// `BadOption` for a name that is no C identifier or a level the CPU lacks; `Internal` for a step without code.

@@ -18,21 +18,27 @@ pub enum Level {
     Scalar,
     /// 128-bit vectors with 16-bit multiplies.
     V128,
+    /// The same, and convolutions in 256-bit leaf kernels (x86-64 with AVX2).
+    V256,
     /// 128-bit vectors with 8-bit dot products (VNNI, sdot, usdot).
     V128Dot,
+    /// The same, and convolutions in 256-bit leaf kernels (x86-64 with AVX-VNNI or AVX-512 VNNI).
+    V256Dot,
     /// The same, and whole layers in 512-bit leaf kernels (x86-64 with AVX-512 VNNI).
     V512Dot,
 }
 
 impl Level {
     /// Every level, slowest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::V128, Self::V128Dot, Self::V512Dot];
+    pub const ALL: [Self; 6] = [Self::Scalar, Self::V128, Self::V256, Self::V128Dot, Self::V256Dot, Self::V512Dot];
     /// Short name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::V128 => "v128",
+            Self::V256 => "v256",
             Self::V128Dot => "v128-dot",
+            Self::V256Dot => "v256-dot",
             Self::V512Dot => "v512-dot",
         }
     }
@@ -287,7 +293,9 @@ impl Target {
     pub fn level(&self) -> Level {
         match self.triple.architecture {
             Architecture::X86_64 if ["avx512vnni", "avx512f", "avx512vl", "avx512bw"].iter().all(|e| self.has(e)) => Level::V512Dot,
-            Architecture::X86_64 if self.has("avx_vnni") || self.has("avx512vnni") => Level::V128Dot,
+            Architecture::X86_64 if self.has("avx_vnni") => Level::V256Dot,
+            Architecture::X86_64 if self.has("avx512vnni") => Level::V128Dot,
+            Architecture::X86_64 if self.has("avx2") => Level::V256,
             Architecture::Aarch64(_) if self.has("dotprod") || self.has("i8mm") => Level::V128Dot,
             Architecture::X86_64 | Architecture::Aarch64(_) => Level::V128,
             _ => Level::Scalar,

@@ -42,7 +42,7 @@ fn objects_define_the_entry_and_need_nothing() {
         for cpu in info.cpus {
             let target = target(info.triple, cpu.name);
             for level in Level::ALL.into_iter().filter(|&l| l <= target.level()) {
-                let options = Options { name: "net".into(), level: Some(level) };
+                let options = Options { name: "net".into(), level: Some(level), ..Options::default() };
                 for program in programs() {
                     let what = format!("{target} {level:?}");
                     let made = object(&program, &target, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -57,7 +57,7 @@ fn objects_define_the_entry_and_need_nothing() {
                         }
                     }
                     global.sort();
-                    assert_eq!(global, ["net_run", "net_run_v"], "{what}");
+                    assert_eq!(global, ["net_info", "net_run", "net_run_v"], "{what}");
                     let mut constants = 0;
                     for section in file.sections().filter(|s| s.size() > 0) {
                         let name = section.name().unwrap();
@@ -105,7 +105,8 @@ fn dot_products_and_multiply_adds_are_single_instructions() {
     ];
     for (triple, cpu, level, mnemonic) in cases {
         for program in &programs()[..2] {
-            let text = assembly(program, &target(triple, cpu), &Options { name: "net".into(), level: Some(level) }).unwrap();
+            let text =
+                assembly(program, &target(triple, cpu), &Options { name: "net".into(), level: Some(level), ..Options::default() }).unwrap();
             let start = text.find("conv:").unwrap();
             let body = &text[start..start + text[start..].find("\n; ").unwrap()];
             assert!(body.contains(mnemonic), "{triple} {cpu}: no {mnemonic} in\n{body}");
@@ -118,7 +119,7 @@ fn dot_products_and_multiply_adds_are_single_instructions() {
 #[test]
 fn listings_name_every_function() {
     let target = target("x86_64-unknown-linux-gnu", "x86-64");
-    let (program, options) = (&programs()[0], Options { name: "net".into(), level: None });
+    let (program, options) = (&programs()[0], Options { name: "net".into(), level: None, ..Options::default() });
     let made = object(program, &target, &options).unwrap();
     let (asm, clif) = (assembly(program, &target, &options).unwrap(), clif(program, &target, &options).unwrap());
     for f in &made.functions {
@@ -130,10 +131,11 @@ fn listings_name_every_function() {
 fn names_and_levels_are_checked() {
     let baseline = target("x86_64-unknown-linux-gnu", "x86-64");
     for name in ["", "7net", "a-b", "net;", "\u{e9}"] {
-        let e = object(&programs()[0], &baseline, &Options { name: name.into(), level: None }).unwrap_err();
+        let e = object(&programs()[0], &baseline, &Options { name: name.into(), level: None, ..Options::default() }).unwrap_err();
         assert_eq!(e.code, Code::BadOption, "{name}");
     }
-    let e = object(&programs()[0], &baseline, &Options { name: "net".into(), level: Some(Level::V128Dot) }).unwrap_err();
+    let e =
+        object(&programs()[0], &baseline, &Options { name: "net".into(), level: Some(Level::V128Dot), ..Options::default() }).unwrap_err();
     assert_eq!(e.code, Code::BadOption);
 }
 
@@ -152,7 +154,7 @@ fn c_and_cxx_accept_the_header_and_run_the_object() {
     program.inputs[0].name = "evil */ name \\ \u{1b}".into();
     let borrowed: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let expected = quernel_interp::run_program(&program, &borrowed).unwrap();
-    let (target, options) = (Target::host().unwrap(), Options { name: "net".into(), level: None });
+    let (target, options) = (Target::host().unwrap(), Options { name: "net".into(), level: None, ..Options::default() });
     let made = object(&program, &target, &options).unwrap();
     std::fs::write(path("net.o"), &made.bytes).unwrap();
     std::fs::write(path("net.h"), header(&program, &target, &options, &made)).unwrap();
@@ -225,7 +227,7 @@ fn the_stack_need_is_kept() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     for level in Level::host() {
         let (program, _) = conv_program(&case(WeightLayout::Panels { contiguous: true, depth: 4 }, false), &mut Rng(9));
-        let (target, options) = (Target::host().unwrap(), Options { name: "net".into(), level: Some(level) });
+        let (target, options) = (Target::host().unwrap(), Options { name: "net".into(), level: Some(level), ..Options::default() });
         let made = object(&program, &target, &options).unwrap();
         std::fs::write(path("net.o"), &made.bytes).unwrap();
         std::fs::write(path("net.h"), header(&program, &target, &options, &made)).unwrap();

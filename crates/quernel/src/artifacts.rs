@@ -14,6 +14,8 @@ use tempfile::NamedTempFile;
 pub enum Emit {
     /// Relocatable object.
     Object,
+    /// Static library that holds the object.
+    Archive,
     /// C header.
     Header,
     /// Disassembly.
@@ -30,8 +32,9 @@ pub enum Emit {
 
 impl Emit {
     /// Every kind, with its name on the command line and its suffix.
-    pub const ALL: [(Self, &'static str, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str, &'static str); 8] = [
         (Self::Object, "obj", "o"),
+        (Self::Archive, "lib", "a"),
         (Self::Header, "header", "h"),
         (Self::Assembly, "asm", "s"),
         (Self::Clif, "clif", "clif"),
@@ -39,8 +42,11 @@ impl Emit {
         (Self::Program, "program", "program"),
         (Self::Report, "report", "json"),
     ];
-    /// What `compile` writes unless told otherwise.
-    pub const DEFAULT: [Self; 3] = [Self::Object, Self::Header, Self::Report];
+    /// What `compile` writes unless told otherwise: by the suffix of `out` an object or a static library, and what
+    /// belongs beside it.
+    pub fn default_for(out: &Path) -> [Self; 3] {
+        [if is_library(out) { Self::Archive } else { Self::Object }, Self::Header, Self::Report]
+    }
 
     fn suffix(self) -> &'static str {
         Self::ALL.iter().find(|(kind, ..)| *kind == self).map_or("", |(.., suffix)| suffix)
@@ -70,14 +76,21 @@ pub struct Artifact {
     pub bytes: Vec<u8>,
 }
 
-/// Where a file of `kind` goes when the main output is `out`: the object itself, the others beside it with the same stem.
+/// Whether a name is that of a static library.
+fn is_library(out: &Path) -> bool {
+    out.extension().is_some_and(|e| e.eq_ignore_ascii_case("a") || e.eq_ignore_ascii_case("lib"))
+}
+
+/// Where a file of `kind` goes when the main output is `out`: the object or library itself, the others beside it with
+/// the same stem.
 pub fn path(kind: Emit, out: &Path) -> PathBuf {
-    if kind == Emit::Object { out.to_path_buf() } else { out.with_extension(kind.suffix()) }
+    let main = if is_library(out) { Emit::Archive } else { Emit::Object };
+    if kind == main { out.to_path_buf() } else { out.with_extension(kind.suffix()) }
 }
 
 /// Makes the files in memory.
 pub fn make(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Artifact>, Option<Report>), Failure> {
-    let needs_object = kinds.iter().any(|k| matches!(k, Emit::Object | Emit::Header | Emit::Report));
+    let needs_object = kinds.iter().any(|k| matches!(k, Emit::Object | Emit::Archive | Emit::Header | Emit::Report));
     let options = compiled.codegen_options();
     let object = if needs_object { Some(quernel_codegen::object(compiled.program()?, &compiled.target, &options)?) } else { None };
     let report = object.as_ref().map(|object| Report::new(compiled, object)).transpose()?;
@@ -85,6 +98,7 @@ pub fn make(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Arti
     for &kind in kinds {
         let bytes = match (kind, &object, &report) {
             (Emit::Object, Some(object), _) => object.bytes.clone(),
+            (Emit::Archive, Some(object), _) => quernel_codegen::archive(&object.bytes, &compiled.target, &compiled.name)?,
             (Emit::Header, Some(object), _) => {
                 quernel_codegen::header(compiled.program()?, &compiled.target, &options, object).into_bytes()
             }
@@ -98,7 +112,9 @@ pub fn make(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Arti
             (Emit::Clif, ..) => quernel_codegen::clif(compiled.program()?, &compiled.target, &options)?.into_bytes(),
             (Emit::Qir, ..) => compiled.graph.to_string().into_bytes(),
             (Emit::Program, ..) => compiled.program()?.to_string().into_bytes(),
-            (Emit::Object | Emit::Header | Emit::Report, ..) => return Err(Diagnostic::bug("the object was not made").into()),
+            (Emit::Object | Emit::Archive | Emit::Header | Emit::Report, ..) => {
+                return Err(Diagnostic::bug("the object was not made").into());
+            }
         };
         files.push(Artifact { kind, path: path(kind, out), bytes });
     }

@@ -63,6 +63,8 @@ pub struct Compiled {
     pub name: String,
     /// The source file as the user named it.
     pub file: String,
+    /// Hash of the source file.
+    pub model_hash: u64,
     /// Machine the code runs on.
     pub target: Target,
     /// Forced kernel level.
@@ -105,6 +107,7 @@ impl Compiler {
         let mut out = Compiled {
             name: model.name.clone(),
             file: model.file.clone(),
+            model_hash: model.hash(),
             target: self.target.clone(),
             level: self.level,
             stage: Stage::Imported,
@@ -178,7 +181,7 @@ impl Compiled {
     }
     /// Options of the code generator.
     pub fn codegen_options(&self) -> quernel_codegen::Options {
-        quernel_codegen::Options { name: self.name.clone(), level: self.level }
+        quernel_codegen::Options { name: self.name.clone(), level: self.level, model_hash: Some(self.model_hash) }
     }
     /// The program as code in this process: that of the target's CPU, or of this machine for a target of several
     /// variants.

@@ -34,8 +34,8 @@ pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
 }
 
 fn write(a: &Compile, compiled: &Compiled) -> Result<(), Failure> {
-    let kinds: Vec<Emit> = if a.emit.is_empty() { Emit::DEFAULT.to_vec() } else { a.emit.clone() };
     let out = a.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.o", compiled.name)));
+    let kinds: Vec<Emit> = if a.emit.is_empty() { Emit::default_for(&out).to_vec() } else { a.emit.clone() };
     if out.as_os_str() == "-" {
         let [kind] = kinds[..] else {
             return Err(Diagnostic::new(Code::BadOption, "standard output takes one file")

@@ -46,6 +46,13 @@ impl Asm {
         Ok(Self { a, pool: Vec::new(), rows: Vec::new() })
     }
 
+    /// An empty function in VEX encodings, for CPUs without AVX-512.
+    pub fn vex() -> Emitted<Self> {
+        let mut f = Self::new()?;
+        f.a.set_prefer_vex(true);
+        Ok(f)
+    }
+
     /// A label of 64 bytes in the literal pool; equal literals share one.
     pub fn literal(&mut self, bytes: [u8; 64]) -> CodeLabel {
         if let Some((_, label)) = self.pool.iter().find(|(b, _)| *b == bytes) {

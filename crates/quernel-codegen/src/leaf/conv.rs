@@ -9,6 +9,7 @@ use super::{
     asm::{Asm, Emitted},
     cost::{self, Shape, Tile},
     epilogue::{Epilogue, Pointers},
+    narrow::{Dot, Narrow},
     proof,
 };
 use iced_x86::code_asm::*;
@@ -22,9 +23,23 @@ const UNROLL: usize = 4;
 /// Longest run of blocks without a loop.
 const STRAIGHT: usize = 8;
 
+/// What the loops run: one register tile, whatever the vector width.
+pub trait Body {
+    /// Whether a residual is added.
+    fn residual(&self) -> bool;
+    /// Bytes of an output element.
+    fn width(&self) -> usize;
+    /// Most pixels of a tile of so many panels.
+    fn most_pixels(&self, panels: usize) -> usize;
+    /// Loads what stays in registers; `lanes` is the number of channels of the last panel.
+    fn prologue(&self, f: &mut Asm, lanes: usize) -> Emitted<()>;
+    /// A tile at rdi (operand), rbx (residual), r8 (result); `masked`: its last panel is the layer's last and not full.
+    fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()>;
+}
+
 /// Geometry in bytes, the way the emitted loops see it.
 #[derive(Clone, Copy, Debug)]
-struct Nest {
+pub struct Nest {
     images: usize,
     rows: usize,
     pixels: usize,
@@ -33,16 +48,24 @@ struct Nest {
     /// Bytes between images, rows and pixels of operand, residual and result.
     image: [usize; 3],
     row: [usize; 3],
-    pixel: [usize; 3],
+    pub pixel: [usize; 3],
     /// Kernel rows (or taps), bytes between them, and blocks of four taps in each.
     segments: usize,
     segment: usize,
-    blocks: usize,
+    pub blocks: usize,
     panels: usize,
-    lanes: usize,
+    /// Channels of the last panel.
+    pub lanes: usize,
 }
 
-const X: usize = 0;
+impl Nest {
+    /// Bytes of the weights of one panel.
+    pub fn panel_bytes(&self) -> usize {
+        self.segments * self.blocks * 64
+    }
+}
+
+pub const X: usize = 0;
 const R: usize = 1;
 const Y: usize = 2;
 
@@ -62,8 +85,23 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
     };
     let width = cost::choose(shape);
     let (pixels, ..) = cost::split(nest.pixels, cost::most_pixels(width));
-    let code = emit(&nest, &epilogue, width).ok()?;
+    let code = Asm::new().and_then(|f| emit(f, &nest, &epilogue, width)).ok()?;
     let kernel = format!("conv_u8s8_{pixels}x{}__avx512vnni", width * PANEL);
+    Some(Leaf { code, kernel, frame: (FRAME + SAVED) as usize })
+}
+
+/// The same in 256-bit vectors.
+pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
+    let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
+    let nest = nest(conv, matches!(end, quernel_ir::program::End::Float { .. }))?;
+    let bounds = proof::bounds(program, step, conv, *residual_signed)?;
+    let body = Narrow::new(dot, *end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
+    let single = nest.images * nest.rows * nest.pixels == 1;
+    let width = if single { dot.panels_of_one_pixel().min(nest.panels) } else { 1 };
+    let (pixels, ..) = cost::split(nest.pixels, body.most_pixels(width));
+    let f = if dot == (Dot::Bytes { vex: false }) { Asm::new() } else { Asm::vex() };
+    let code = f.and_then(|f| emit(f, &nest, &body, width)).ok()?;
+    let kernel = format!("conv_u8s8_{pixels}x{}__{}", width * PANEL, dot.name());
     Some(Leaf { code, kernel, frame: (FRAME + SAVED) as usize })
 }
 
@@ -122,8 +160,7 @@ const FRAME: i32 = 72;
 /// Registers saved on entry, in bytes, and the return address.
 const SAVED: i32 = 6 * 8 + 8;
 
-fn emit(n: &Nest, e: &Epilogue, width: usize) -> Emitted<Vec<u8>> {
-    let mut f = Asm::new()?;
+fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>> {
     for r in [rbx, rbp, r12, r13, r14, r15] {
         f.a.push(r)?;
     }
@@ -134,7 +171,7 @@ fn emit(n: &Nest, e: &Epilogue, width: usize) -> Emitted<Vec<u8>> {
         f.a.add(rdi, n.start[X] as i32)?;
     }
     f.a.mov(frame(X_BASE), rdi)?;
-    if e.residual.is_some() {
+    if e.residual() {
         if n.start[R] > 0 {
             f.a.add(r8, n.start[R] as i32)?;
         }
@@ -168,7 +205,7 @@ fn emit(n: &Nest, e: &Epilogue, width: usize) -> Emitted<Vec<u8>> {
             f.a.add(rdx, 4 * channels)?;
             f.a.add(rcx, 4 * channels)?;
             f.a.add(frame(Y_BASE), channels * e.width() as i32)?;
-            if e.residual.is_some() {
+            if e.residual() {
                 f.a.add(r9, 2 * channels)?;
                 f.a.add(frame(R_BASE), channels)?;
             }
@@ -191,9 +228,9 @@ fn emit(n: &Nest, e: &Epilogue, width: usize) -> Emitted<Vec<u8>> {
 }
 
 /// Rows: operand, residual and result in rdi, rbx, r8 while a row runs; rax, r11, r10 keep its start.
-fn group(f: &mut Asm, n: &Nest, e: &Epilogue, panels: usize, masked: bool) -> Emitted<()> {
+fn group(f: &mut Asm, n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Emitted<()> {
     let frame = |slot: i32| qword_ptr(rsp + slot);
-    let with_residual = e.residual.is_some();
+    let with_residual = e.residual();
     f.a.mov(rax, frame(X_BASE))?;
     f.a.mov(r10, frame(Y_BASE))?;
     if with_residual {
@@ -219,14 +256,14 @@ fn group(f: &mut Asm, n: &Nest, e: &Epilogue, panels: usize, masked: bool) -> Em
     if with_residual {
         f.a.mov(rbx, r11)?;
     }
-    let (len, count, tail) = cost::split(n.pixels, cost::most_pixels(panels));
+    let (len, count, tail) = cost::split(n.pixels, e.most_pixels(panels));
     let main = Tile { pixels: len, panels };
     let mut tiles = f.a.create_label();
     if count > 1 {
         f.a.mov(r15, count as u64)?;
         f.a.set_label(&mut tiles)?;
     }
-    tile(f, n, e, main, masked)?;
+    e.tile(f, n, main, masked)?;
     if count > 1 || tail > 0 {
         f.a.add(rdi, (len * n.pixel[X]) as i32)?;
         f.a.add(r8, (len * n.pixel[Y]) as i32)?;
@@ -239,7 +276,7 @@ fn group(f: &mut Asm, n: &Nest, e: &Epilogue, panels: usize, masked: bool) -> Em
         f.a.jnz(tiles)?;
     }
     if tail > 0 {
-        tile(f, n, e, Tile { pixels: tail, panels }, masked)?;
+        e.tile(f, n, Tile { pixels: tail, panels }, masked)?;
     }
     if n.rows > 1 {
         f.a.add(rax, n.row[X] as i32)?;
@@ -263,16 +300,9 @@ fn group(f: &mut Asm, n: &Nest, e: &Epilogue, panels: usize, masked: bool) -> Em
     Ok(())
 }
 
-/// One register tile: r12 walks over the operand, r13 over the weights.
-fn tile(f: &mut Asm, n: &Nest, e: &Epilogue, t: Tile, masked: bool) -> Emitted<()> {
-    e.start(f, t, rdx)?;
-    let used = t.pixels * t.panels;
-    // A single pixel has too few accumulators to hide the latency of the dot product: even and odd blocks sum apart.
-    let apart = if t.pixels == 1 && 2 * used + 2 <= 30 && n.blocks > 1 { used } else { 0 };
-    for i in 0..apart {
-        let r = super::asm::zmm(used + i);
-        f.a.vpxord(r, r, r)?;
-    }
+/// All blocks of four taps: r12 walks over the operand, r13 over the weights. `block` gets how many blocks it is ahead
+/// of the pointers.
+pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>) -> Emitted<()> {
     f.a.mov(r12, rdi)?;
     f.a.mov(r13, rsi)?;
     let mut segments = f.a.create_label();
@@ -280,7 +310,6 @@ fn tile(f: &mut Asm, n: &Nest, e: &Epilogue, t: Tile, masked: bool) -> Emitted<(
         f.a.mov(rbp, n.segments as u64)?;
         f.a.set_label(&mut segments)?;
     }
-    let block = |f: &mut Asm, u: usize| blocks(f, n, t, u, if u % 2 == 1 { apart } else { 0 }, apart);
     let mut walked = 0;
     if n.blocks <= STRAIGHT {
         for u in 0..n.blocks {
@@ -314,18 +343,45 @@ fn tile(f: &mut Asm, n: &Nest, e: &Epilogue, t: Tile, masked: bool) -> Emitted<(
         f.a.dec(rbp)?;
         f.a.jnz(segments)?;
     }
-    for i in 0..apart {
-        let r = super::asm::zmm(i);
-        f.a.vpaddd(r, r, super::asm::zmm(used + i))?;
+    Ok(())
+}
+
+impl Body for Epilogue {
+    fn residual(&self) -> bool {
+        self.residual.is_some()
     }
-    e.finish(f, t, &Pointers { out: r8, residual: rbx, scale: rcx, factors: r9 }, masked)
+    fn width(&self) -> usize {
+        self.width()
+    }
+    fn most_pixels(&self, panels: usize) -> usize {
+        cost::most_pixels(panels)
+    }
+    fn prologue(&self, f: &mut Asm, lanes: usize) -> Emitted<()> {
+        self.prologue(f, lanes)
+    }
+    fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
+        self.start(f, t, rdx)?;
+        let used = t.pixels * t.panels;
+        // A single pixel has too few accumulators to hide the latency of the dot product: even and odd blocks sum apart.
+        let apart = if t.pixels == 1 && 2 * used + 2 <= 30 && n.blocks > 1 { used } else { 0 };
+        for i in 0..apart {
+            let r = super::asm::zmm(used + i);
+            f.a.vpxord(r, r, r)?;
+        }
+        sum(f, n, &|f, u| blocks(f, n, t, u, if u % 2 == 1 { apart } else { 0 }, apart))?;
+        for i in 0..apart {
+            let r = super::asm::zmm(i);
+            f.a.vpaddd(r, r, super::asm::zmm(used + i))?;
+        }
+        self.finish(f, t, &Pointers { out: r8, residual: rbx, scale: rcx, factors: r9 }, masked)
+    }
 }
 
 /// Four taps of every pixel and panel of the tile, `u` blocks ahead of the pointers.
 fn blocks(f: &mut Asm, n: &Nest, t: Tile, u: usize, acc: usize, apart: usize) -> Emitted<()> {
     use super::asm::zmm;
     let used = t.pixels * t.panels + apart;
-    let panel_bytes = n.segments * n.blocks * 64;
+    let panel_bytes = n.panel_bytes();
     let weight = |j: usize| zmmword_ptr(r13 + (64 * u + j * panel_bytes));
     if t.pixels == 1 {
         f.a.vpbroadcastd(zmm(used + u % 2), dword_ptr(r12 + 4 * u))?;

@@ -1,4 +1,4 @@
-//! Leaf kernels: whole layers in machine code for CPUs with AVX-512 VNNI, where 128-bit code leaves speed behind.
+//! Leaf kernels: whole layers in machine code for x86-64 CPUs with wide vectors, where 128-bit code leaves speed behind.
 //!
 //! A leaf function has the System V calling convention whatever the target, takes the addresses of the step's slots
 //! (reads, then writes) as pointers, and is position independent. It keeps exactly the contract of
@@ -11,6 +11,7 @@ mod cost;
 mod depthwise;
 mod epilogue;
 mod lookup;
+mod narrow;
 mod proof;
 
 use quernel_ir::{
@@ -37,9 +38,7 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     if let What::Lookup { .. } = step.what {
         return vbmi.then(|| lookup::leaf(step)).flatten();
     }
-    // Other leaves read behind the ends of their operands, which callers' buffers do not allow.
-    let slack = |i: usize| step.reads.get(i).is_none_or(|s| !matches!(s.base, Base::Input(_) | Base::Output(_)));
-    if !slack(0) || !slack(4) {
+    if !slack(step) {
         return None;
     }
     match &step.what {
@@ -47,6 +46,25 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
         What::Conv { .. } => conv::leaf(program, step),
         _ => None,
     }
+}
+
+/// The AVX2 leaf of a step, if a family covers it.
+pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
+    narrow_leaf(program, step, narrow::Dot::Pairs)
+}
+
+/// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512.
+pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
+    narrow_leaf(program, step, narrow::Dot::Bytes { vex })
+}
+
+fn narrow_leaf(program: &Program, step: &Step, dot: narrow::Dot) -> Option<Leaf> {
+    (slack(step) && matches!(step.what, What::Conv { .. })).then(|| conv::narrow(program, step, dot)).flatten()
+}
+
+/// Leaves may read behind the ends of their operands, which callers' buffers do not allow.
+fn slack(step: &Step) -> bool {
+    [0, 4].into_iter().all(|i| step.reads.get(i).is_none_or(|s| !matches!(s.base, Base::Input(_) | Base::Output(_))))
 }
 
 /// The instructions of a leaf as text, its literals as bytes.
