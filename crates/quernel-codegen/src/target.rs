@@ -446,7 +446,8 @@ mod tests {
         let level = |t, c| Target::parse(Some(t), Some(c)).unwrap().level();
         assert_eq!(level("x86_64-unknown-linux-gnu", "x86-64"), Level::V128);
         assert_eq!(level("x86_64-unknown-linux-gnu", "znver4"), Level::V512Dot);
-        assert_eq!(level("x86_64-unknown-linux-gnu", "alderlake"), Level::V128Dot);
+        assert_eq!(level("x86_64-unknown-linux-gnu", "alderlake"), Level::V256Dot);
+        assert_eq!(level("x86_64-unknown-linux-gnu", "haswell"), Level::V256);
         assert_eq!(level("aarch64-apple-darwin", "apple-m1"), Level::V128Dot);
         assert_eq!(level("riscv64gc-unknown-linux-gnu", "generic"), Level::Scalar);
         assert!(Target::host().unwrap().has("sse3") || !cfg!(target_arch = "x86_64"));
