@@ -5,6 +5,9 @@
 //! further. All weights of 32 channels stay in registers. The permutation leaves channel `8 l + 4 j + i` in lane `l`,
 //! element `i` of vector `j`, so that packing restores the natural order; weights, biases and scales come from a table
 //! of the function, in that order.
+//!
+//! With 8 or 16 channels and stride 1 the 32 bytes of a block are four or two pixels side by side, and a column further
+//! is that many bytes further.
 
 use super::{
     Leaf,
@@ -57,26 +60,50 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
     if !epilogue.bytes() {
         return None;
     }
-    let table = table(program, step, conv, &epilogue)?;
-    let code = emit(conv, stride, &epilogue, &table).ok()?;
-    Some(Leaf { code, kernel: format!("depthwise3x3s{stride}_u8s8__avx512vnni_vbmi"), frame: 4 * 8 })
+    let [c, pixels] = [conv.input.c, BLOCK / conv.input.c.max(1)];
+    let flat = stride == 1 && matches!(c, 8 | 16) && conv.input.pixel == c && conv.output.pixel == c && conv.output.w >= pixels;
+    let layer = Layer { conv, stride, flat };
+    let table = table(program, step, &layer, &epilogue)?;
+    let code = emit(&layer, &epilogue, &table).ok()?;
+    let form = if flat { format!("x{pixels}") } else { String::new() };
+    Some(Leaf { code, kernel: format!("depthwise3x3s{stride}{form}_u8s8__avx512vnni_vbmi"), frame: 4 * 8 })
+}
+
+/// A layer and the form its loops have.
+struct Layer<'a> {
+    conv: &'a Conv,
+    stride: usize,
+    /// A block is several pixels of few channels.
+    flat: bool,
+}
+
+impl Layer<'_> {
+    fn blocks(&self) -> usize {
+        self.conv.input.c.div_ceil(BLOCK)
+    }
+    /// Whether the last block is not full.
+    fn masked(&self) -> bool {
+        !self.flat && !self.conv.input.c.is_multiple_of(BLOCK)
+    }
 }
 
 /// Per block: weights of the first output row for (column, vector), then of the second row, and the rest in order.
-fn table(program: &Program, step: &Step, conv: &Conv, epilogue: &Epilogue) -> Option<Vec<u8>> {
+fn table(program: &Program, step: &Step, layer: &Layer, epilogue: &Epilogue) -> Option<Vec<u8>> {
+    let conv = layer.conv;
     let weights = constant(program, step.reads.get(1)?)?;
     let bias = constant(program, step.reads.get(2)?)?;
     let scale = constant(program, step.reads.get(3)?)?;
     let dims = conv.weight_dims();
     let c = conv.input.c;
     let mut out = Vec::new();
-    for block in 0..c.div_ceil(BLOCK) {
+    for block in 0..layer.blocks() {
         let start = out.len();
         out.resize(start + ROWS * 64, 0);
         let rows = &mut out[start..];
         for j in 0..2 {
             for d in 0..16 {
-                let channel = block * BLOCK + 8 * (d / 4) + 4 * j + d % 4;
+                let lane = block * BLOCK + 8 * (d / 4) + 4 * j + d % 4;
+                let channel = if layer.flat { lane % c } else { lane };
                 if channel >= c {
                     continue;
                 }
@@ -96,7 +123,7 @@ fn table(program: &Program, step: &Step, conv: &Conv, epilogue: &Epilogue) -> Op
                 rows[at(SHIFT)..at(SHIFT) + 4].copy_from_slice(&(m * -(2f32.powi(23))).to_le_bytes());
             }
         }
-        let lanes = (c - block * BLOCK).min(BLOCK);
+        let lanes = if layer.flat { BLOCK } else { (c - block * BLOCK).min(BLOCK) };
         let mask = (1u64 << lanes) - 1;
         rows[MASK * 64..MASK * 64 + 4].copy_from_slice(&(mask as u32).to_le_bytes());
     }
@@ -105,9 +132,10 @@ fn table(program: &Program, step: &Step, conv: &Conv, epilogue: &Epilogue) -> Op
 
 /// Registers of the loops: rsi table, rdi and r8 operand and result of the block, r9 and r10 those of the row, r11 and
 /// rax those of the pixel, rcx rows left, rdx pixels left, [rsp-8] blocks left.
-fn emit(conv: &Conv, stride: usize, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u8>> {
+fn emit(layer: &Layer, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u8>> {
     let mut f = Asm::new()?;
-    let blocks = conv.input.c.div_ceil(BLOCK);
+    let Layer { conv, stride, .. } = *layer;
+    let blocks = layer.blocks();
     let per_step = if stride == 1 { 2 } else { 1 };
     // Few rows: weights stay while the rows pass. Many: blocks of one row pair pass while its rows are in cache.
     let block_outside = conv.output.w <= 16 || blocks == 1;
@@ -141,21 +169,21 @@ fn emit(conv: &Conv, stride: usize, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u
         f.a.mov(r13, blocks as u64)?;
         let mut top = f.a.create_label();
         f.a.set_label(&mut top)?;
-        constants(&mut f, conv)?;
+        constants(&mut f, layer)?;
         f.a.mov(r9, rdi)?;
         f.a.mov(r10, r8)?;
         if steps > 0 {
             f.a.mov(rcx, steps as u64)?;
             let mut rows = f.a.create_label();
             f.a.set_label(&mut rows)?;
-            row(&mut f, conv, stride, per_step, e)?;
+            row(&mut f, layer, per_step, e)?;
             f.a.add(r9, row_x)?;
             f.a.add(r10, row_y)?;
             f.a.dec(rcx)?;
             f.a.jnz(rows)?;
         }
         if odd > 0 {
-            row(&mut f, conv, stride, 1, e)?;
+            row(&mut f, layer, 1, e)?;
         }
         f.a.add(rdi, BLOCK as i32)?;
         f.a.add(r8, BLOCK as i32)?;
@@ -170,8 +198,8 @@ fn emit(conv: &Conv, stride: usize, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u
             f.a.mov(r13, blocks as u64)?;
             let mut top = f.a.create_label();
             f.a.set_label(&mut top)?;
-            constants(f, conv)?;
-            row(f, conv, stride, rows, e)?;
+            constants(f, layer)?;
+            row(f, layer, rows, e)?;
             f.a.add(r9, BLOCK as i32)?;
             f.a.add(r10, BLOCK as i32)?;
             f.a.add(rsi, (ROWS * 64) as i32)?;
@@ -201,14 +229,14 @@ fn emit(conv: &Conv, stride: usize, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u
 }
 
 /// Loads what the block at rsi keeps in registers.
-fn constants(f: &mut Asm, conv: &Conv) -> Emitted<()> {
+fn constants(f: &mut Asm, layer: &Layer) -> Emitted<()> {
     for i in 0..12 {
         f.a.vmovdqu32(zmm(WEIGHT + i), zmmword_ptr(rsi + 64 * i))?;
     }
     for j in 0..2 {
         f.a.vmovdqu32(zmm(SUMS + j), zmmword_ptr(rsi + 64 * (BIAS + j)))?;
     }
-    if !conv.input.c.is_multiple_of(BLOCK) {
+    if layer.masked() {
         f.a.kmovd(k1, dword_ptr(rsi + 64 * MASK))?;
     }
     Ok(())
@@ -230,10 +258,41 @@ fn column(f: &mut Asm, conv: &Conv, x: usize, slot: usize, rows: usize) -> Emitt
 }
 
 /// One or two output rows of the block: pixels from r9 to r10.
-fn row(f: &mut Asm, conv: &Conv, stride: usize, rows: usize, e: &Epilogue) -> Emitted<()> {
+fn row(f: &mut Asm, layer: &Layer, rows: usize, e: &Epilogue) -> Emitted<()> {
+    let Layer { conv, stride, flat } = *layer;
     f.a.mov(r11, r9)?;
     f.a.mov(rax, r10)?;
     let width = conv.output.w;
+    if flat {
+        let pixels = BLOCK / conv.input.c;
+        let reads = if rows == 2 { 4 } else { 3 };
+        let second = if rows == 2 { conv.output.row } else { 0 };
+        let step = |f: &mut Asm| -> Emitted<()> {
+            for x in 0..3 {
+                column(f, conv, x, x, reads)?;
+            }
+            for r in 0..rows {
+                sums(f, 2 * r, 6 * r, 0)?;
+            }
+            end(f, layer, e, rows, second)
+        };
+        f.a.mov(rdx, (width / pixels) as u64)?;
+        let mut top = f.a.create_label();
+        f.a.set_label(&mut top)?;
+        step(f)?;
+        f.a.add(r11, BLOCK as i32)?;
+        f.a.add(rax, BLOCK as i32)?;
+        f.a.dec(rdx)?;
+        f.a.jnz(top)?;
+        if !width.is_multiple_of(pixels) {
+            // The last pixels of the row once more, so that nothing is written behind it.
+            let back = ((pixels - width % pixels) * conv.input.c) as i32;
+            f.a.sub(r11, back)?;
+            f.a.sub(rax, back)?;
+            step(f)?;
+        }
+        return Ok(());
+    }
     if stride == 1 {
         let reads = if rows == 2 { 4 } else { 3 };
         column(f, conv, 0, 0, reads)?;
@@ -246,7 +305,7 @@ fn row(f: &mut Asm, conv: &Conv, stride: usize, rows: usize, e: &Epilogue) -> Em
             sums(f, 2 * r, 6 * r, 0)?;
         }
         let second = if rows == 2 { conv.output.row } else { 0 };
-        end(f, conv, e, rows, second)?;
+        end(f, layer, e, rows, second)?;
         for i in 0..4 {
             f.a.vmovdqa32(zmm(COLUMN + i), zmm(COLUMN + 2 + i))?;
         }
@@ -265,7 +324,7 @@ fn row(f: &mut Asm, conv: &Conv, stride: usize, rows: usize, e: &Epilogue) -> Em
         }
         sums(f, 0, 0, 0)?;
         sums(f, 2, 0, 2)?;
-        end(f, conv, e, 2, conv.output.pixel)?;
+        end(f, layer, e, 2, conv.output.pixel)?;
         for i in 0..2 {
             f.a.vmovdqa32(zmm(COLUMN + i), zmm(COLUMN + 8 + i))?;
         }
@@ -279,7 +338,7 @@ fn row(f: &mut Asm, conv: &Conv, stride: usize, rows: usize, e: &Epilogue) -> Em
             column(f, conv, x, x, 3)?;
         }
         sums(f, 0, 0, 0)?;
-        end(f, conv, e, 1, 0)?;
+        end(f, layer, e, 1, 0)?;
     }
     Ok(())
 }
@@ -298,7 +357,7 @@ fn sums(f: &mut Asm, acc: usize, weight: usize, column: usize) -> Emitted<()> {
 }
 
 /// Rounds, packs and stores one or two results of 32 channels, the second `second` bytes behind the first.
-fn end(f: &mut Asm, conv: &Conv, e: &Epilogue, results: usize, second: usize) -> Emitted<()> {
+fn end(f: &mut Asm, layer: &Layer, e: &Epilogue, results: usize, second: usize) -> Emitted<()> {
     for r in 0..results {
         for j in 0..2 {
             if e.fused() {
@@ -310,7 +369,7 @@ fn end(f: &mut Asm, conv: &Conv, e: &Epilogue, results: usize, second: usize) ->
     let last = 2 * (results - 1);
     e.pack(f, [ACC, ACC + 1, ACC + last, ACC + last + 1], TEMPORARY)?;
     f.a.vpermd(zmm(ACC), zmm(ORDER), zmm(ACC))?;
-    let masked = !conv.input.c.is_multiple_of(BLOCK);
+    let masked = layer.masked();
     let to = ymmword_ptr(rax);
     if masked {
         f.a.vmovdqu8(to.k1(), ymm(ACC))?
