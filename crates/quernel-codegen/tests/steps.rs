@@ -18,6 +18,23 @@ fn quant(rng: &mut Rng) -> ByteQuant {
     ByteQuant { signed, scale, zero: rng.range(least, most), lo, hi }
 }
 
+/// Every tie of a scale and its neighbours: a quotient that is wrong in its last place shows in the integer.
+#[test]
+fn quantize_at_every_tie() {
+    let rng = &mut Rng(99);
+    for _ in 0..std::env::var("QUERNEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200) {
+        let scale = f32::from_bits(rng.range(0x2f00_0000, 0x4f00_0000) as u32);
+        let q = ByteQuant { signed: false, scale, zero: rng.range(0, 255), lo: 0, hi: 255 };
+        let ties = (-300..300).flat_map(|k: i32| {
+            let tie = ((f64::from(k) + 0.5) * f64::from(scale)) as f32;
+            (-4..=4).map(move |ulps| (tie.to_bits() as i32 + ulps).to_le_bytes())
+        });
+        let x: Vec<u8> = ties.flatten().collect();
+        let count = x.len() / 4;
+        check(What::Quantize { count, to: q }, vec![Operand::Data(x)], count, false, rng);
+    }
+}
+
 /// A length that reaches the vector loops, or their tails alone.
 fn length(rng: &mut Rng) -> usize {
     if rng.below(3) == 0 { rng.range(1, 20) as usize } else { rng.range(1, 200) as usize }

@@ -13,6 +13,7 @@ mod epilogue;
 mod lookup;
 mod narrow;
 mod proof;
+mod quantize;
 
 use quernel_ir::{
     Program,
@@ -37,6 +38,9 @@ pub const LEAF_ALIGN: u64 = 64;
 pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     if let What::Lookup { .. } = step.what {
         return vbmi.then(|| lookup::leaf(step)).flatten();
+    }
+    if let What::Quantize { .. } = step.what {
+        return quantize::leaf(step);
     }
     if !slack(step) {
         return None;
