@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "quernel-codegen",
         ],
     ),
+    ("quernel-build", &["quernel"]),
     ("quernel-cli", &["quernel"]),
     ("quernel-tests", &["quernel"]),
     // Not `quernel`: a chore must start before, and even if, the whole compiler builds.

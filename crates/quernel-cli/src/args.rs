@@ -135,6 +135,9 @@ pub struct Compile {
     /// Which files to write: obj, lib, header, asm, clif, qir, program, report.
     #[arg(long, value_name = "KIND,..", value_delimiter = ',')]
     pub emit: Vec<quernel::Emit>,
+    /// Also write which files were read, as a rule for make and ninja.
+    #[arg(long, value_name = "FILE")]
+    pub depfile: Option<PathBuf>,
     /// Stop after a stage (imported, folded, quantized) and print the graph.
     #[arg(long, value_name = "STAGE")]
     pub stop_after: Option<String>,

@@ -34,7 +34,7 @@ pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, Vec<Diagnosti
     if importer.found.is_empty() {
         let producer = model.producer_name.clone().filter(|p| !p.is_empty());
         let producer = producer.map(|p| format!("{p} {}", model.producer_version.as_deref().unwrap_or_default()).trim().to_owned());
-        Ok(Imported { graph: importer.graph, opset, producer, remarks: importer.remarks })
+        Ok(Imported { graph: importer.graph, opset, producer, external: tensor::external_files(graph), remarks: importer.remarks })
     } else {
         let more = importer.found.len().saturating_sub(limits::DIAGNOSTICS);
         importer.found.truncate(limits::DIAGNOSTICS);

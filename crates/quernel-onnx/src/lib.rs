@@ -46,6 +46,8 @@ pub struct Imported {
     pub opset: i64,
     /// The program that wrote the file, if it says so.
     pub producer: Option<String>,
+    /// Files beside the model that hold tensors, as the model names them; sorted.
+    pub external: Vec<String>,
     /// What a user should know.
     pub remarks: Vec<Remark>,
 }

@@ -2,12 +2,13 @@
 
 use crate::{
     Options,
-    generated::{TensorProto, tensor_proto::DataType},
+    generated::{GraphProto, TensorProto, tensor_proto::DataType},
     limits,
 };
 use half::{bf16, f16};
 use quernel_ir::{Code, Diagnostic, Scalar, Tensor, TensorTy};
 use std::{
+    collections::BTreeSet,
     io::{Read, Seek, SeekFrom},
     path::{Component, Path},
 };
@@ -188,6 +189,14 @@ fn narrow(numbers: impl Iterator<Item = i128>, data_type: DataType) -> Result<Ve
         bytes.extend_from_slice(&x.to_le_bytes()[..width]);
     }
     Ok(bytes)
+}
+
+/// Files the tensors of a graph are stored in, as the graph names them; sorted.
+pub fn external_files(graph: &GraphProto) -> Vec<String> {
+    let attributes = graph.node.iter().flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
+    let entries = graph.initializer.iter().chain(attributes).flat_map(|t| &t.external_data);
+    let files: BTreeSet<String> = entries.filter(|e| e.key.as_deref() == Some("location")).filter_map(|e| e.value.clone()).collect();
+    files.into_iter().collect()
 }
 
 /// Reads `length` bytes beside the model. Nothing outside its folder is opened.

@@ -24,6 +24,7 @@ mod compiler;
 mod evaluate;
 mod failure;
 mod model;
+mod options;
 mod report;
 
 pub use artifacts::Emit;
@@ -34,6 +35,7 @@ pub use compiler::{Compiled, Compiler, Timing, opt};
 pub use evaluate::{Evaluation, check_against_interpreter, evaluate, outputs};
 pub use failure::{Failure, diagnostic_json};
 pub use model::{Model, ModelOptions, read_text, symbol_name};
+pub use options::{parse_bits, parse_calibration};
 pub use report::{LayerReport, Report};
 
 pub use quernel_codegen as codegen;

@@ -5,7 +5,7 @@ use crate::{
     tables::{bytes, count, shortened, table},
 };
 use quernel::{
-    Compiled, Emit, Failure, Report, artifacts,
+    Compiled, Compiler, Emit, Failure, Model, Report, artifacts,
     ir::{Code, Diagnostic, Stage},
 };
 use std::path::{Path, PathBuf};
@@ -30,10 +30,23 @@ pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
     if compiled.stage < Stage::Lowered {
         return setup::print(&compiled.graph.to_string());
     }
-    write(a, &compiled)
+    write(a, &compiled, &read(a, &model, &compiler))
 }
 
-fn write(a: &Compile, compiled: &Compiled) -> Result<(), Failure> {
+/// Every file the compilation read.
+fn read(a: &Compile, model: &Model, compiler: &Compiler) -> Vec<PathBuf> {
+    let bits = Some(PathBuf::from(&a.compiling.bits)).filter(|p| p.extension().is_some_and(|e| e == "toml"));
+    model.files().into_iter().chain(compiler.calibration.files()).chain(bits).collect()
+}
+
+/// `output: files..` as make and ninja read it.
+fn rule(output: &Path, files: &[PathBuf]) -> String {
+    let escaped = |path: &Path| path.display().to_string().replace('$', "$$").replace('#', "\\#").replace(' ', "\\ ");
+    let files: Vec<String> = files.iter().map(|f| escaped(f)).collect();
+    format!("{}: {}\n", escaped(output), files.join(" \\\n  "))
+}
+
+fn write(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failure> {
     let out = a.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.o", compiled.name)));
     let kinds: Vec<Emit> = if a.emit.is_empty() { Emit::default_for(&out).to_vec() } else { a.emit.clone() };
     if out.as_os_str() == "-" {
@@ -46,6 +59,9 @@ fn write(a: &Compile, compiled: &Compiled) -> Result<(), Failure> {
         return setup::print_bytes(&files[0].bytes);
     }
     let (files, report) = artifacts::write(compiled, &out, &kinds)?;
+    if let (Some(depfile), Some(first)) = (&a.depfile, files.first()) {
+        artifacts::save(&[(depfile, rule(&first.path, read).as_bytes())])?;
+    }
     let mut text = report.as_ref().map(|r| summary(r, a.compiling.model.as_path())).unwrap_or_default();
     for f in &files {
         text.push_str(&format!("wrote {} ({})\n", f.path.display(), bytes(f.bytes.len())));

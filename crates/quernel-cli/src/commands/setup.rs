@@ -2,15 +2,12 @@
 
 use crate::args::{CalibratorArg, Compiling, Sampling};
 use quernel::{
-    Calibration, Compiler, Failure, Model, ModelOptions,
+    Compiler, Failure, Model, ModelOptions,
     codegen::{Level, Target},
     ir::{Code, Diagnostic},
-    quant::{Bits, Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
+    quant::{Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
 };
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::io::Write;
 
 pub fn model(a: &Compiling) -> Result<Model, Failure> {
     Model::read(&a.model, &ModelOptions { dims: a.dims.iter().cloned().collect(), name: a.name.clone() })
@@ -34,21 +31,9 @@ pub fn samples(a: &Sampling) -> Result<SampleOptions, Failure> {
     })
 }
 
-/// Samples used by `--calibrate random`.
-const RANDOM_SAMPLES: usize = 16;
-
 pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
     let options = samples(&a.samples)?;
-    let one = |path: &PathBuf| match Calibration::samples(path) {
-        _ if path.as_os_str() == "random" => Calibration::Random(RANDOM_SAMPLES),
-        Calibration::Samples(path, _) => Calibration::Samples(path, options.clone()),
-        other => other,
-    };
-    let calibration = match &a.calibrate[..] {
-        [] => Calibration::None,
-        [path] => one(path),
-        several => Calibration::Several(several.iter().map(one).collect()),
-    };
+    let calibration = quernel::parse_calibration(&a.calibrate, &options);
     let level = match &a.level {
         None => None,
         Some(name) => Some(Level::parse(name).ok_or_else(|| {
@@ -64,26 +49,10 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
             CalibratorArg::Minmax => Calibrator::MinMax,
             CalibratorArg::Mse => Calibrator::Mse,
         },
-        bits: bits(&a.bits)?,
+        bits: quernel::parse_bits(&a.bits)?,
         bias_correct: !a.no_bias_correct,
         ..Compiler::default()
     })
-}
-
-/// A width, or the path of a bits.toml.
-fn bits(text: &str) -> Result<Bits, Failure> {
-    if let Ok(width) = text.parse() {
-        return Ok(Bits::uniform(width));
-    }
-    let path = Path::new(text);
-    if path.extension().is_none_or(|e| e != "toml") {
-        return Err(Diagnostic::new(Code::BadOption, format!("{text:?} is not a bit width"))
-            .help("8, 7, 6, 5, 4, 3, 2, float, or the path of a bits.toml")
-            .into());
-    }
-    let toml = std::fs::read_to_string(path)
-        .map_err(|e| Diagnostic::new(Code::FileNotFound, format!("cannot read the file: {e}")).in_file(text))?;
-    Bits::from_toml(&toml).map_err(|d| d.in_file(text).into())
 }
 
 /// Writes data to standard output. A closed pipe ends the output quietly: the reader has seen enough.

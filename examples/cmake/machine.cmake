@@ -1,0 +1,15 @@
+# Fails unless the ELF object in the archive LIBRARY is for MACHINE.
+set(x86_64 3e00)
+set(aarch64 b700)
+file(READ ${LIBRARY} bytes HEX)
+# Magic, 64 bits, little endian, version; nine bytes of identification; type `relocatable`; then the machine.
+string(FIND "${bytes}" 7f454c46020101 start)
+if(start EQUAL -1)
+  message(FATAL_ERROR "no ELF object in ${LIBRARY}")
+endif()
+math(EXPR at "${start} + 2 * 18")
+string(SUBSTRING "${bytes}" ${at} 4 found)
+if(NOT found STREQUAL ${${MACHINE}})
+  message(FATAL_ERROR "${LIBRARY} is for machine ${found}, not ${${MACHINE}} (${MACHINE})")
+endif()
+message(STATUS "${LIBRARY} is for ${MACHINE}")
