@@ -4,7 +4,7 @@
 use quernel::{
     Calibration, Compiler, Model, ModelOptions,
     codegen::{Jit, Level, Options},
-    interp,
+    encode_for, interp,
     ir::Tensor,
     quant::{Bits, Samples, Width},
 };
@@ -23,10 +23,12 @@ fn a_thousand_inputs_give_equal_bytes() {
     let model = Model::read(&fixture("digits.onnx"), &ModelOptions::default()).expect("digits imports");
     let images = images(&model);
     assert!(images.len() >= 1000);
-    for bits in [Bits::default(), Bits::uniform(Width::Float)] {
-        let compiler = Compiler { calibration: Calibration::samples(fixture("digits_calib.npz")), bits, ..Compiler::default() };
+    let calibration = Calibration::samples(fixture("digits_calib.npz"));
+    for (bits, integer_io) in [(Bits::default(), false), (Bits::default(), true), (Bits::uniform(Width::Float), false)] {
+        let compiler = Compiler { calibration: calibration.clone(), bits, integer_io, ..Compiler::default() };
         let compiled = compiler.compile(&model, &mut |_| ()).expect("digits compiles");
         let program = compiled.program().expect("lowered");
+        let images: Vec<Tensor> = images.iter().map(|t| encode_for(program, std::slice::from_ref(t)).expect("encodes").remove(0)).collect();
         let want: Vec<_> = images.iter().map(|t| interp::run_program(program, &[t.bytes()]).expect("interprets")).collect();
         for (t, w) in images.iter().zip(&want).step_by(50) {
             let graph = interp::run_graph(&compiled.graph, std::slice::from_ref(t)).expect("interprets");

@@ -68,6 +68,9 @@ pub struct Compiling {
     /// Leave biases as they are instead of letting them absorb the mean error of the weights.
     #[arg(long)]
     pub no_bias_correct: bool,
+    /// What callers hand over and get: floats, or integers whose scales and zero points are in the header.
+    #[arg(long, value_enum, default_value = "float")]
+    pub io: IoArg,
     /// Target triple; this machine's by default.
     #[arg(long, value_name = "TRIPLE")]
     pub target: Option<String>,
@@ -123,6 +126,14 @@ pub enum CalibratorArg {
     Minmax,
     /// The clipping that minimises the squared error over the histogram.
     Mse,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum IoArg {
+    /// f32 in, f32 out.
+    Float,
+    /// Bytes in, bytes out.
+    Int8,
 }
 
 #[derive(ClapArgs, Debug)]

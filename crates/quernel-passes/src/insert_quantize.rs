@@ -16,6 +16,8 @@ use std::{collections::BTreeSet, sync::Arc};
 pub struct InsertQuantize {
     pub ranges: Option<Arc<Ranges>>,
     pub calibrator: Calibrator,
+    /// Outputs are rounded, too.
+    pub integer_io: bool,
 }
 
 /// How an operator takes part in integer arithmetic.
@@ -145,9 +147,12 @@ impl InsertQuantize {
     }
 
     /// Values that are rounded, and operators that will compute in integers.
-    fn wanted(g: &Graph, c: &mut Classes, cx: &mut Cx) -> (Vec<bool>, Vec<bool>) {
+    fn wanted(&self, g: &Graph, c: &mut Classes, cx: &mut Cx) -> (Vec<bool>, Vec<bool>) {
         let mut wanted = vec![false; g.values.len()];
         let mut integers = vec![false; g.nodes.len()];
+        for &(_, v) in g.outputs.iter().filter(|_| self.integer_io) {
+            wanted[v.index()] = g.producer(v).is_some() && g.ty(v).elem.is_f32() && c.known(v);
+        }
         for &n in g.order.iter().rev() {
             let node = &g.nodes[n];
             let r = node.result();
@@ -205,7 +210,7 @@ impl Pass for InsertQuantize {
             return Ok(());
         }
         let mut classes = self.classes(g);
-        let (wanted, integers) = Self::wanted(g, &mut classes, cx);
+        let (wanted, integers) = self.wanted(g, &mut classes, cx);
         let inputs = g.inputs.clone();
         let mut failed = None;
         let mut types: Vec<Option<Elem>> = (0..wanted.len()).map(|i| if wanted[i] { classes.elem(Value::new(i)) } else { None }).collect();

@@ -20,6 +20,7 @@ mod fold_constants;
 mod fuse_activation;
 mod fuse_residual;
 mod insert_quantize;
+mod integer_io;
 mod push_requantize;
 mod quantize_weights;
 mod sweep;
@@ -80,11 +81,13 @@ pub struct QuantizeOptions {
     pub bits: Bits,
     /// Whether biases absorb the mean error of the weights.
     pub bias_correct: bool,
+    /// Whether inputs and outputs of the network are integers where they can be.
+    pub integer_io: bool,
 }
 
 impl Default for QuantizeOptions {
     fn default() -> Self {
-        Self { ranges: None, calibrator: Calibrator::default(), bits: Bits::default(), bias_correct: true }
+        Self { ranges: None, calibrator: Calibrator::default(), bits: Bits::default(), bias_correct: true, integer_io: false }
     }
 }
 
@@ -101,6 +104,7 @@ pub const PASSES: &[(&str, &str)] = &[
     ("quantize-weights", "rounds weights per output channel"),
     ("bias-correct", "takes the mean error of rounded weights out of the bias"),
     ("push-requantize", "turns float operators between roundings into integer operators"),
+    ("integer-io", "makes inputs and outputs integers where they can be"),
 ];
 
 /// The pass of that name.
@@ -113,10 +117,15 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
         "fuse-activation" => Box::new(fuse_activation::FuseActivation),
         "dead-code" => Box::new(dead_code::DeadCode),
         "choose-bits" => Box::new(choose_bits::ChooseBits { bits: options.bits.clone() }),
-        "insert-quantize" => Box::new(insert_quantize::InsertQuantize { ranges: options.ranges.clone(), calibrator: options.calibrator }),
+        "insert-quantize" => Box::new(insert_quantize::InsertQuantize {
+            ranges: options.ranges.clone(),
+            calibrator: options.calibrator,
+            integer_io: options.integer_io,
+        }),
         "quantize-weights" => Box::new(quantize_weights::QuantizeWeights),
         "bias-correct" => Box::new(bias_correct::BiasCorrect { ranges: options.ranges.clone() }),
         "push-requantize" => Box::new(push_requantize::PushRequantize),
+        "integer-io" => Box::new(integer_io::IntegerIo),
         _ => return None,
     })
 }
@@ -182,6 +191,9 @@ pub fn quantize_pipeline(options: QuantizeOptions) -> Pipeline {
     }
     // Rounded weights of layers that stayed float become plain constants.
     names.extend(["push-requantize", "fold-constants", "dead-code"]);
+    if options.integer_io {
+        names.extend(["integer-io", "dead-code"]);
+    }
     Pipeline::new(&names, Stage::Quantized, &options)
 }
 

@@ -47,7 +47,7 @@ impl Bench {
 pub fn bench(compiled: &Compiled, inputs: &[Bound], time: Duration) -> Result<Bench, Failure> {
     let program = compiled.program()?;
     let mut jit = compiled.jit()?;
-    let sample = Samples::random(inputs, 1).get(0)?;
+    let sample = crate::encode_for(program, &Samples::random(inputs, 1).get(0)?)?;
     let bytes: Vec<&[u8]> = sample.iter().map(Tensor::bytes).collect();
     let mut whole = Vec::new();
     jit.run(&bytes)?;

@@ -43,7 +43,8 @@ pub fn compare(compiled: &Compiled, samples: &Samples, progress: &mut dyn FnMut(
             want.insert(float.values[v].name.clone(), t.clone());
         })?;
         let mut got: BTreeMap<Value, Tensor> = BTreeMap::new();
-        run_graph_with(quantized, &inputs, &mut |v, t| {
+        let encoded = crate::encode(quantized.inputs.iter().map(|&v| quantized.ty(v)), &inputs)?;
+        run_graph_with(quantized, &encoded, &mut |v, t| {
             got.insert(v, t.clone());
         })?;
         for &n in &nodes {

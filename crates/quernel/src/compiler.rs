@@ -26,6 +26,8 @@ pub struct Compiler {
     pub bits: Bits,
     /// Whether biases absorb the mean error of the weights.
     pub bias_correct: bool,
+    /// Whether inputs and outputs of the network are integers where they can be.
+    pub integer_io: bool,
     /// Stop after this stage.
     pub stop_after: Stage,
     /// Passes whose result is kept as text.
@@ -41,6 +43,7 @@ impl Default for Compiler {
             calibrator: Calibrator::default(),
             bits: Bits::default(),
             bias_correct: true,
+            integer_io: false,
             stop_after: Stage::Lowered,
             print_after: Vec::new(),
         }
@@ -138,6 +141,7 @@ impl Compiler {
             calibrator: self.calibrator,
             bits: self.bits.clone(),
             bias_correct: self.bias_correct,
+            integer_io: self.integer_io,
         };
         self.run(&quantize_pipeline(options), Stage::Quantized, &mut out)?;
         if self.stop_after == Stage::Quantized {

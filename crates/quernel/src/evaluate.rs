@@ -3,7 +3,7 @@
 use crate::{Compiled, Failure, Model, Progress};
 use quernel_codegen::Jit;
 use quernel_float::FloatModel;
-use quernel_ir::{Code, Diagnostic, Program, Tensor, TensorTy};
+use quernel_ir::{Code, Diagnostic, Op, Program, Tensor, TensorTy};
 use quernel_quant::{Samples, metrics};
 use serde::Serialize;
 
@@ -36,14 +36,16 @@ impl Evaluation {
 /// Runs all samples through the float engine and through compiled code in this process.
 pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress: &mut dyn FnMut(Progress)) -> Result<Evaluation, Failure> {
     let labels = samples.labels();
+    let program = compiled.program()?;
     let mut jit = compiled.jit()?;
     let float = FloatModel::load(&model.bytes, &model.dims).map_err(|d| d.in_file(&model.file))?;
     let (mut signal, mut noise, mut max_abs) = (0f64, 0f64, 0f64);
     let (mut float_hits, mut compiled_hits, mut agree) = (0usize, 0usize, 0usize);
     for i in 0..samples.len() {
         let inputs = samples.get(i)?;
-        let want = first_f32(&float.run(&inputs)?, &model.file)?;
-        let got = bytes_to_f32(&run_jit(&mut jit, &inputs)?[0]);
+        let want = first_f32(float.run(&inputs)?.first(), &model.file)?;
+        let got = outputs(program, run_jit(&mut jit, &encode_for(program, &inputs)?)?)?;
+        let got = first_f32(got.first().map(|(_, t)| t), &model.file)?;
         if want.len() != got.len() {
             return Err(Diagnostic::bug(format!("the compiled output has {} elements, the float one {}", got.len(), want.len())).into());
         }
@@ -79,7 +81,7 @@ pub fn check_against_interpreter(compiled: &Compiled, samples: &Samples, progres
     let program = compiled.program()?;
     let mut jit = compiled.jit()?;
     for i in 0..samples.len() {
-        let inputs = samples.get(i)?;
+        let inputs = encode_for(program, &samples.get(i)?)?;
         let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
         let want = quernel_interp::run_program(program, &bytes)?;
         let got = jit.run(&bytes)?;
@@ -101,22 +103,40 @@ fn run_jit(jit: &mut Jit, inputs: &[Tensor]) -> Result<Vec<Vec<u8>>, Failure> {
     Ok(jit.run(&bytes)?)
 }
 
-fn first_f32(outputs: &[Tensor], file: &str) -> Result<Vec<f32>, Failure> {
-    let first = outputs.first().and_then(Tensor::to_f32);
+fn first_f32(output: Option<&Tensor>, file: &str) -> Result<Vec<f32>, Failure> {
+    let first = output.and_then(Tensor::to_f32);
     first.ok_or_else(|| {
         Diagnostic::new(Code::UnsupportedType, "evaluation compares the first output, which has to be f32").in_file(file).into()
     })
 }
 
-fn bytes_to_f32(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+/// Real inputs as a network of input types `types` takes them: rounded where those are integers.
+pub fn encode<'a>(types: impl IntoIterator<Item = &'a TensorTy>, inputs: &[Tensor]) -> Result<Vec<Tensor>, Failure> {
+    let one = |(ty, t): (&TensorTy, &Tensor)| {
+        if ty.elem.quant().is_some() { Ok(quernel_interp::eval_node(&Op::Quantize, &[t], ty)?) } else { Ok(t.clone()) }
+    };
+    types.into_iter().zip(inputs).map(one).collect()
 }
 
-/// Output tensors of a program from the bytes of one run.
+/// The same for a program's inputs.
+pub fn encode_for(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, Failure> {
+    encode(program.inputs.iter().map(|p| &p.ty), inputs)
+}
+
+/// The real numbers of an output.
+fn decode(t: Tensor) -> Result<Tensor, Diagnostic> {
+    if t.ty.elem.quant().is_none() {
+        return Ok(t);
+    }
+    quernel_interp::eval_node(&Op::Dequantize, &[&t], &TensorTy::f32(t.ty.dims.clone()))
+}
+
+/// Output tensors of a program from the bytes of one run, as real numbers.
 pub fn outputs(program: &Program, bytes: Vec<Vec<u8>>) -> Result<Vec<(String, Tensor)>, Failure> {
     let tensor = |(port, bytes): (&quernel_ir::program::Port, Vec<u8>)| {
         let ty: TensorTy = port.ty.clone();
-        Tensor::new(ty, bytes).map(|t| (port.name.clone(), t)).map_err(|e| Diagnostic::bug(e).into())
+        let t = Tensor::new(ty, bytes).map_err(Diagnostic::bug).and_then(decode)?;
+        Ok((port.name.clone(), t))
     };
     program.outputs.iter().zip(bytes).map(tensor).collect()
 }

@@ -32,7 +32,7 @@ pub use bench::{Bench, StepTime, bench};
 pub use calibration::{Calibration, Progress, calibrate, inspect_ranges};
 pub use compare::{LayerError, compare};
 pub use compiler::{Compiled, Compiler, Timing, opt};
-pub use evaluate::{Evaluation, check_against_interpreter, evaluate, outputs};
+pub use evaluate::{Evaluation, check_against_interpreter, encode, encode_for, evaluate, outputs};
 pub use failure::{Failure, diagnostic_json};
 pub use model::{Model, ModelOptions, read_text, symbol_name};
 pub use options::{parse_bits, parse_calibration};

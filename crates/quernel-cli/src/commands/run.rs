@@ -1,7 +1,7 @@
 use super::setup;
 use crate::{args::Run, messages::Messages};
 use quernel::{
-    Failure, Progress, artifacts, interp,
+    Failure, Progress, artifacts, encode_for, interp,
     ir::Tensor,
     outputs,
     quant::{Samples, to_npz},
@@ -18,7 +18,7 @@ pub fn run(a: &Run, messages: &Messages) -> Result<(), Failure> {
     let mut jit = compiled.jit()?;
     let mut all: Vec<Vec<(String, Tensor)>> = Vec::new();
     for i in 0..samples.len() {
-        let inputs = samples.get(i)?;
+        let inputs = encode_for(program, &samples.get(i)?)?;
         let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
         let out = if a.interpret { interp::run_program(program, &bytes)? } else { jit.run(&bytes)? };
         all.push(outputs(program, out)?);

@@ -1,6 +1,6 @@
 //! From options to a model and a compiler.
 
-use crate::args::{CalibratorArg, Compiling, Sampling};
+use crate::args::{CalibratorArg, Compiling, IoArg, Sampling};
 use quernel::{
     Compiler, Failure, Model, ModelOptions,
     codegen::{Level, Target},
@@ -51,6 +51,7 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
         },
         bits: quernel::parse_bits(&a.bits)?,
         bias_correct: !a.no_bias_correct,
+        integer_io: a.io == IoArg::Int8,
         ..Compiler::default()
     })
 }

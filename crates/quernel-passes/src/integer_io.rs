@@ -1,0 +1,59 @@
+//! `integer-io`: the caller hands over integers and gets integers.
+//!
+//! An input that is only read through one rounding becomes an input of that type; an output that is only the float form
+//! of integers becomes those integers. Scales and zero points are in the header. Whatever cannot change stays float,
+//! with a remark.
+
+use crate::{Cx, Pass, Sweep, quantize_weights::rounded};
+use quernel_ir::{Diagnostic, Elem, Graph, Op, Value, diag::Remark};
+use std::collections::BTreeMap;
+
+pub struct IntegerIo;
+
+impl Pass for IntegerIo {
+    fn name(&self) -> &'static str {
+        "integer-io"
+    }
+    fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
+        let users = g.users();
+        let mut types: BTreeMap<Value, Elem> = BTreeMap::new();
+        for &v in &g.inputs {
+            let nodes = users.get(&v).map_or(&[][..], Vec::as_slice);
+            let wanted: Vec<&Elem> =
+                nodes.iter().filter(|&&n| g.nodes[n].op == Op::Quantize).map(|&n| &g.ty(g.nodes[n].result()).elem).collect();
+            match wanted[..] {
+                [first, ..] if wanted.len() == nodes.len() && !g.is_output(v) && wanted.iter().all(|e| *e == first) => {
+                    types.insert(v, first.clone());
+                }
+                _ => cx.remarks.push(Remark {
+                    by: self.name().into(),
+                    at: g.values[v].name.clone(),
+                    message: "the input stays float: something reads it in floats".into(),
+                }),
+            }
+        }
+        for (v, elem) in &types {
+            g.values[*v].ty.elem = elem.clone();
+        }
+        Sweep::run(g, |s, n| {
+            let node = &s.g.nodes[n];
+            match node.args.first() {
+                Some(&x) if node.op == Op::Quantize && types.contains_key(&x) => s.replace(n, x),
+                _ => s.keep(n),
+            }
+            Ok(())
+        })?;
+        for i in 0..g.outputs.len() {
+            let (name, v) = g.outputs[i].clone();
+            match rounded(g, v).filter(|&q| g.tensor(q).is_none()) {
+                Some(q) => g.outputs[i].1 = q,
+                None => cx.remarks.push(Remark {
+                    by: self.name().into(),
+                    at: name,
+                    message: "the output stays float: nothing integer computes it".into(),
+                }),
+            }
+        }
+        Ok(())
+    }
+}
