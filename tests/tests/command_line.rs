@@ -162,3 +162,34 @@ fn calibration_is_a_file_that_adds_up() {
     assert_eq!(out.status.code(), Some(1));
     assert!(stderr(&out).contains("QN0025"), "{}", stderr(&out));
 }
+
+#[test]
+fn a_library_by_its_suffix_and_a_rule_of_what_was_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Names that make would read otherwise.
+    let (model, samples) = (folder.path().join("my model#1.onnx"), folder.path().join("a$b.npz"));
+    std::fs::copy(fixture("digits.onnx"), &model).expect("copied");
+    std::fs::copy(fixture("digits_calib.npz"), &samples).expect("copied");
+    let (out, rule) = (folder.path().join("m.a"), folder.path().join("m.d"));
+    let words = ["compile", &text(&model), "--calibrate", &text(&samples), "--depfile", &text(&rule), "-o", &text(&out)];
+    let ran = quernel(&words);
+    assert!(ran.status.success(), "{}", stderr(&ran));
+    assert!(std::fs::read(&out).expect("a library").starts_with(b"!<arch>\n"));
+    assert!(out.with_extension("h").exists() && out.with_extension("json").exists() && !out.with_extension("o").exists());
+    // make agrees: all is new; a newer sample file makes the library old.
+    let makefile = folder.path().join("Makefile");
+    std::fs::write(&makefile, format!("{}:\n\t@echo stale\ninclude m.d\n", text(&out))).expect("written");
+    let make = || Command::new("make").args(["-s", "-C"]).arg(folder.path()).arg(text(&out)).output().expect("make runs");
+    assert!(!String::from_utf8_lossy(&make().stdout).contains("stale"), "{}", stderr(&make()));
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    for file in [&model, &samples] {
+        std::fs::File::options().write(true).open(file).expect("a file").set_modified(later).expect("a new date");
+        assert!(String::from_utf8_lossy(&make().stdout).contains("stale"), "{} is not in the rule: {}", file.display(), stderr(&make()));
+        std::fs::File::options()
+            .write(true)
+            .open(file)
+            .expect("a file")
+            .set_modified(later - std::time::Duration::from_secs(3600))
+            .expect("an old date");
+    }
+}

@@ -205,7 +205,8 @@ impl Model {
     }
 }
 
-/// Why nothing was built: every diagnostic. `Debug`, which a failing `main` prints, is as readable as `Display`.
+/// Why nothing was built: every diagnostic. `Debug`, which a failing `main` prints, is short, because Cargo has shown
+/// the diagnostics by then.
 pub struct Error(Failure);
 
 impl Error {
@@ -223,7 +224,8 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        let count = self.0.0.len();
+        write!(f, "the model was not compiled: {count} {}, listed above", if count == 1 { "error" } else { "errors" })
     }
 }
 

@@ -244,3 +244,22 @@ fn external_data(proto: &TensorProto, length: usize, options: &Options) -> Resul
     file.read_exact(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generated::{AttributeProto, NodeProto, StringStringEntryProto};
+
+    #[test]
+    fn files_of_external_tensors_are_listed_once_and_sorted() {
+        let at = |location: &str| {
+            let entry = |key: &str, value: &str| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
+            TensorProto { external_data: vec![entry("offset", "8"), entry("location", location)], ..TensorProto::default() }
+        };
+        let constant = AttributeProto { t: Some(at("a.bin")), ..AttributeProto::default() };
+        let node = NodeProto { attribute: vec![constant], ..NodeProto::default() };
+        let graph =
+            GraphProto { initializer: vec![at("w.bin"), TensorProto::default(), at("w.bin")], node: vec![node], ..GraphProto::default() };
+        assert_eq!(external_files(&graph), ["a.bin", "w.bin"]);
+    }
+}
