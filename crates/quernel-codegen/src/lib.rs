@@ -14,6 +14,7 @@ mod info;
 mod jit;
 mod kernels;
 mod leaf;
+mod limit;
 mod network;
 mod object;
 mod select;
@@ -22,6 +23,7 @@ mod target;
 pub use archive::archive;
 pub use header::{ABI_VERSION, header};
 pub use jit::Jit;
+pub use limit::register_limit;
 pub use object::{FunctionInfo, Object, assembly, clif, object};
 pub use target::{Cpu, Level, Target, TargetInfo, targets};
 

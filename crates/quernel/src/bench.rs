@@ -17,6 +17,9 @@ pub struct Bench {
     pub min_ns: u64,
     /// Multiply-accumulates of a run.
     pub macs: u64,
+    /// Multiply-accumulates per nanosecond that this machine reaches over registers at this level; `None` where that
+    /// cannot be measured.
+    pub limit: Option<f64>,
     /// Steps in order of execution.
     pub steps: Vec<StepTime>,
 }
@@ -65,7 +68,9 @@ pub fn bench(compiled: &Compiled, inputs: &[Bound], time: Duration) -> Result<Be
     let runs = whole.len();
     let min_ns = whole.iter().copied().min().unwrap_or(0);
     let steps = steps(program, jit.kernels(), &single);
-    Ok(Bench { runs, median_ns: median(whole), min_ns, macs: program.macs(), steps })
+    let best = if compiled.target.is_multi() { quernel_codegen::Target::host()?.level() } else { compiled.target.level() };
+    let limit = quernel_codegen::register_limit(compiled.level.unwrap_or(best))?;
+    Ok(Bench { runs, limit, median_ns: median(whole), min_ns, macs: program.macs(), steps })
 }
 
 fn steps(program: &Program, kernels: &[String], times: &[Vec<u64>]) -> Vec<StepTime> {

@@ -50,7 +50,7 @@ pub struct LayerReport {
     pub integer: bool,
     /// Multiply-accumulates of one run.
     pub macs: u64,
-    /// Bytes of weights.
+    /// Bytes of the weights in the object, packed as its kernel reads them.
     pub weight_bytes: usize,
     /// Bits of a weight; `None` for floats and for layers without weights.
     pub weight_bits: Option<u8>,
@@ -90,7 +90,7 @@ impl Report {
                     kernel: heaviest.map(leaf).unwrap_or_default(),
                     integer: layer.integer,
                     macs: layer.macs,
-                    weight_bytes: layer.weight_bytes,
+                    weight_bytes: steps.iter().filter_map(stored_weights).sum(),
                     weight_bits: bits.get(&layer.name).copied(),
                     headroom_bits: layer.headroom_bits(),
                     remarks: compiled.remarks.iter().filter(|r| r.at == layer.name).map(|r| r.message.clone()).collect(),
@@ -124,4 +124,12 @@ fn weight_bits(g: &Graph) -> BTreeMap<String, u8> {
         node.op.epilogue().map(|_| (g.describe(n), quant.storage().bits()))
     };
     g.order.iter().filter_map(quantized).collect()
+}
+
+/// Bytes of the weights of a step in the object.
+fn stored_weights(step: &quernel_ir::program::Step) -> Option<usize> {
+    match step.what {
+        What::Conv { .. } | What::ConvFloat { .. } => step.reads.get(1).map(|s| s.bytes),
+        _ => None,
+    }
 }

@@ -17,6 +17,10 @@ pub fn run(a: &Bench, messages: &Messages) -> Result<(), Failure> {
         return setup::print(&format!("{}\n", b.to_json()));
     }
     let rate = |macs: u64, ns: u64| if macs == 0 { String::new() } else { format!("{:.1}", macs as f64 / ns.max(1) as f64) };
+    let share = |macs: u64, ns: u64| match b.limit {
+        Some(limit) if macs > 0 => format!("{:.0}", 100.0 * macs as f64 / ns.max(1) as f64 / limit),
+        _ => String::new(),
+    };
     let total: u64 = b.steps.iter().map(|s| s.median_ns).sum();
     let rows = b.steps.iter().map(|s| {
         vec![
@@ -27,9 +31,10 @@ pub fn run(a: &Bench, messages: &Messages) -> Result<(), Failure> {
             format!("{:.1}", 100.0 * s.median_ns as f64 / total.max(1) as f64),
             count(s.macs),
             rate(s.macs, s.median_ns),
+            share(s.macs, s.median_ns),
         ]
     });
-    let mut text = format!("{}\n", table(&["layer", "step", "kernel", "us", "%", "MACs", "GMAC/s"], &[3, 4, 5, 6], rows));
+    let mut text = format!("{}\n", table(&["layer", "step", "kernel", "us", "%", "MACs", "GMAC/s", "% of limit"], &[3, 4, 5, 6, 7], rows));
     text += &format!(
         "{}: median {:.2} us, fastest {:.2} us of {} runs, {} GMAC/s\n",
         model.file,
@@ -38,5 +43,8 @@ pub fn run(a: &Bench, messages: &Messages) -> Result<(), Failure> {
         b.runs,
         rate(b.macs, b.median_ns)
     );
+    if let Some(limit) = b.limit {
+        text += &format!("registers alone reach {limit:.1} GMAC/s here: {} % of it\n", share(b.macs, b.median_ns));
+    }
     setup::print(&text)
 }
