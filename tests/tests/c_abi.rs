@@ -186,3 +186,46 @@ fn links_from_a_static_library_and_says_what_it_is() {
     assert_eq!(said["outputs"], serde_json::json!([{"name": "logits", "type": "f32", "dims": [1, 10]}]));
     assert_eq!(said["arena"], compiled.program().expect("lowered").arena_bytes);
 }
+
+#[test]
+fn more_arguments_than_registers() {
+    use quernel::{
+        codegen,
+        ir::{Stage, text, verify},
+        lower,
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let tensor = "2xf32";
+    let inputs: Vec<String> = (0..6).map(|i| format!("%{i}: {tensor} \"in{i}\"")).collect();
+    let sums: Vec<String> = (0..5).map(|i| format!("  %{} = add %{i}, %{} : {tensor}\n", 6 + i, i + 1)).collect();
+    let results: Vec<String> = (0..5).map(|i| format!("%{} \"out{i}\"", 6 + i)).collect();
+    let graph = format!("graph many({}) {{\n{}  return {}\n}}\n", inputs.join(", "), sums.concat(), results.join(", "));
+    let graph = text::parse(&graph).unwrap_or_else(|e| panic!("{e}\n{graph}"));
+    let verified = verify(&graph, Stage::Quantized).expect("verifies");
+    let program = lower::lower(&verified, &lower::Options::default()).expect("lowers").program;
+    let (target, options) = (Target::default(), codegen::Options { name: "many".into(), ..codegen::Options::default() });
+    let object = codegen::object(&program, &target, &options).expect("an object");
+    std::fs::write(folder.path().join("many.o"), &object.bytes).expect("written");
+    std::fs::write(folder.path().join("many.h"), codegen::header(&program, &target, &options, &object)).expect("written");
+    // Input i is {i, 10 i}; output i the sum of inputs i and i + 1. Every pointer is checked, wherever it was passed.
+    let source = r#"#include "many.h"
+#include <stddef.h>
+static float in[6][2], out[5][2];
+static unsigned char space[MANY_ARENA_SIZE + 2 * MANY_ARENA_ALIGN];
+int main(void) {
+  unsigned char *arena = space;
+  while ((size_t)arena % MANY_ARENA_ALIGN) arena++;
+  for (int i = 0; i < 6; i++) in[i][0] = (float)i, in[i][1] = 10.0f * (float)i;
+  if (many_run(in[0], in[1], in[2], in[3], in[4], in[5], out[0], out[1], out[2], out[3], out[4], arena) != 0) return 1;
+  for (int i = 0; i < 5; i++)
+    if (out[i][0] != (float)(2 * i + 1) || out[i][1] != 10.0f * (float)(2 * i + 1)) return 2;
+  if (many_run(in[0], in[1], in[2], in[3], in[4], NULL, out[0], out[1], out[2], out[3], out[4], arena) != -1) return 3;
+  if (many_run(in[0], in[1], in[2], in[3], in[4], in[5], out[0], out[1], out[2], out[3], NULL, arena) != -1) return 4;
+  return MANY_INPUT_COUNT != 6 || MANY_OUTPUT_COUNT != 5 || MANY_INPUT_5_BYTES != 8;
+}
+"#;
+    std::fs::write(folder.path().join("main.c"), source).expect("written");
+    let program = folder.path().join("main");
+    succeed(cc("c99").arg(folder.path().join("main.c")).arg(folder.path().join("many.o")).arg("-o").arg(&program));
+    succeed(&mut Command::new(&program));
+}
