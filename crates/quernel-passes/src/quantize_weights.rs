@@ -37,41 +37,47 @@ impl Pass for QuantizeWeights {
                 return Ok(());
             };
             let mut node = s.g.nodes[n].clone();
-            let Some(scales) = plan.scales else {
-                cx.remark(self.name(), s.g, n, "its residual is added apart: its scale is too small beside that of the products");
-                unfuse(s, n)?;
-                // The layer itself is quantized as one without a residual.
-                return Ok(());
-            };
-            let (min, max) = match plan.levels {
-                Levels::Linear { min, max } => (min, max),
-                Levels::Table(_) => return Err(Diagnostic::bug("a table of levels for a linear width")),
-            };
-            let storage = Storage::new(plan.bits, true).ok_or_else(|| Diagnostic::bug("a width outside 1 to 16 bits"))?;
-            let dims = s.g.ty(node.args[1]).dims.clone();
-            let codes = quantize_rows(&plan.weights, dims[0], &scales, &plan.levels);
-            let quant = Quant::new(storage, min, max, Scheme::PerAxis { axis: 0, scales: scales.into() }).map_err(Diagnostic::bug)?;
-            let name = s.g.values[node.args[1]].name.clone();
-            let tensor = Tensor::from_ints(TensorTy::new(dims, quant), codes.into_iter().map(i64::from));
-            let float = s.g.tensor(node.args[1]).cloned();
-            let q = s.constant(&name, tensor);
-            let d = s.push(Op::Dequantize, &[q], Elem::F32, node.origin.clone())?;
-            if let Some(float) = float {
-                cx.float_weights.insert(d, float);
+            let snapped = plan.snapped.as_ref();
+            let rounded = round(s, n, &plan, snapped.unwrap_or(&plan.scales))?;
+            if let Some(float) = s.g.tensor(node.args[1]).cloned() {
+                cx.float_weights.insert(rounded, float);
             }
-            node.args[1] = d;
-            s.rewrite(n, node.op, node.args);
-            Ok(())
+            node.args[1] = rounded;
+            if plan.snapped.is_some() {
+                s.rewrite(n, node.op, node.args);
+                return Ok(());
+            }
+            cx.remark(self.name(), s.g, n, "its residual is added apart: its scale is too small beside that of the products");
+            unfuse(s, n, node.args)
         })
     }
+}
+
+/// The rounded weights of a layer, dequantized.
+fn round(s: &mut Sweep<'_>, n: Node, plan: &Plan, scales: &[f32]) -> Result<Value, Diagnostic> {
+    let node = s.g.nodes[n].clone();
+    let (min, max) = match plan.levels {
+        Levels::Linear { min, max } => (min, max),
+        Levels::Table(_) => return Err(Diagnostic::bug("a table of levels for a linear width")),
+    };
+    let storage = Storage::new(plan.bits, true).ok_or_else(|| Diagnostic::bug("a width outside 1 to 16 bits"))?;
+    let dims = s.g.ty(node.args[1]).dims.clone();
+    let codes = quantize_rows(&plan.weights, dims[0], scales, &plan.levels);
+    let quant = Quant::new(storage, min, max, Scheme::PerAxis { axis: 0, scales: scales.into() }).map_err(Diagnostic::bug)?;
+    let name = s.g.values[node.args[1]].name.clone();
+    let tensor = Tensor::from_ints(TensorTy::new(dims, quant), codes.into_iter().map(i64::from));
+    let q = s.constant(&name, tensor);
+    s.push(Op::Dequantize, &[q], Elem::F32, node.origin)
 }
 
 struct Plan {
     bits: u8,
     levels: Levels,
     weights: Vec<f32>,
-    /// `None` when the residual cannot be fused.
-    scales: Option<Vec<f32>>,
+    scales: Vec<f32>,
+    /// Scales for which the residual's factor is an integer (without a residual, any); `None` when there are none close
+    /// enough.
+    snapped: Option<Vec<f32>>,
 }
 
 fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
@@ -94,21 +100,21 @@ fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
         let least = f64::from(bias.abs()) / (f64::from(sx) * MAX_BIAS);
         *scale = scale.max(least as f32);
     }
-    let scales = if residual {
+    let snapped = if residual {
         let sr = tensor_scale(s.g, *node.args.last()?)?;
         // A coarser factor would move the scale of the weights by more than an eighth.
         let fine = |sw: f32| exact::residual_factor(sr, sx, sw).is_some_and(|factor| factor >= 4);
         scales.iter().map(|&sw| snap_scale(sw, sr, sx).filter(|&s| fine(s))).collect()
     } else {
-        Some(scales)
+        Some(scales.clone())
     };
-    Some(Plan { bits, levels, weights, scales })
+    Some(Plan { bits, levels, weights, scales, snapped })
 }
 
 /// The layer without its end, then the sum, then the activation: what stood there before fusion, in floats.
-fn unfuse(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
+fn unfuse(s: &mut Sweep<'_>, n: Node, mut args: Vec<Value>) -> Result<(), Diagnostic> {
     let node = s.g.nodes[n].clone();
-    let (mut op, mut args) = (node.op.clone(), node.args.clone());
+    let mut op = node.op.clone();
     let activation = node.op.epilogue().map_or(Act::None, |(act, _)| act);
     if let Op::Conv { act, residual, .. } | Op::Dense { act, residual, .. } = &mut op {
         (*act, *residual) = (Act::None, false);
