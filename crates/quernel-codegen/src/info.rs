@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn the_text_is_json_of_ascii_whatever_names_hold() {
         let mut p = Program::default();
-        let ty = quernel_ir::ty::TensorTy::f32(&[1, 2]);
+        let ty = quernel_ir::ty::TensorTy::f32([1, 2]);
         p.inputs.push(Port { name: "a\"\\\u{0}\n\u{e9}\u{1f600}*/".into(), ty });
         let options = Options { model_hash: Some(0xabc), ..Options::default() };
         let text = info(&p, &Target::default(), &options, 96);

@@ -165,3 +165,8 @@ fn snapshot(case: &Path, text: &str) {
     settings.set_omit_expression(true);
     settings.bind(|| insta::assert_snapshot!(name, text));
 }
+
+/// The page on adding a pass; its example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/adding-a-pass.md")]
+struct AddingAPass;
