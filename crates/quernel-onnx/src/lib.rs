@@ -13,6 +13,7 @@
 //! **What is absent:** optimization. The graph says what the file said; only arithmetic on shapes is evaluated, because
 //! the types of later operators depend on it.
 
+#[rustfmt::skip]
 mod generated;
 mod import;
 mod integers;
