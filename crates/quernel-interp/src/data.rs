@@ -27,6 +27,7 @@ pub(crate) fn stored(t: &Tensor, q: &Quant) -> Vec<i32> {
     let wide = t.bytes().as_chunks::<2>().0;
     match (q.storage().bytes(), q.storage().signed()) {
         (1, signed) => t.bytes().iter().map(|&b| byte(signed, b)).collect(),
+        (4, _) => i32s(t.bytes()),
         (_, false) => wide.iter().map(|b| i32::from(u16::from_le_bytes(*b))).collect(),
         (_, true) => wide.iter().map(|b| i32::from(i16::from_le_bytes(*b))).collect(),
     }
@@ -55,7 +56,11 @@ pub(crate) fn params(q: &Quant) -> Result<(f32, i32), Diagnostic> {
 /// Stored integers as bytes, `width` bytes each.
 pub(crate) fn encode(width: usize, values: impl IntoIterator<Item = i32>) -> Vec<u8> {
     let values = values.into_iter();
-    if width == 1 { values.map(|v| v as u8).collect() } else { values.flat_map(|v| (v as i16).to_le_bytes()).collect() }
+    match width {
+        1 => values.map(|v| v as u8).collect(),
+        2 => values.flat_map(|v| (v as i16).to_le_bytes()).collect(),
+        _ => values.flat_map(i32::to_le_bytes).collect(),
+    }
 }
 
 /// A tensor of wide integers, wrapped to the element type.

@@ -69,6 +69,7 @@ impl Tensor {
             Elem::Quant(q) => match (q.storage().bytes(), q.storage().signed()) {
                 (1, false) => |b| i64::from(b[0]),
                 (1, true) => |b| i64::from(b[0] as i8),
+                (4, _) => |b| i64::from(i32::from_le_bytes(b.try_into().expect("4 bytes"))),
                 (_, false) => |b| i64::from(u16::from_le_bytes([b[0], b[1]])),
                 (_, true) => |b| i64::from(i16::from_le_bytes([b[0], b[1]])),
             },

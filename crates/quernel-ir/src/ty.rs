@@ -45,7 +45,8 @@ impl Scalar {
     }
 }
 
-/// Integer storage of a quantized element: `u8`, `i4`, `i16`, ... 1 to 16 bits.
+/// Integer storage of a quantized element: `u8`, `i4`, `i16`, ... 1 to 16 bits; or `i32`, which only constants have
+/// (biases of imported models).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Storage {
     bits: u8,
@@ -59,10 +60,12 @@ impl Storage {
     pub const I8: Self = Self { bits: 8, signed: true };
     /// Signed 16-bit activations.
     pub const I16: Self = Self { bits: 16, signed: true };
+    /// Signed 32-bit biases.
+    pub const I32: Self = Self { bits: 32, signed: true };
 
-    /// `None` unless `1 <= bits <= 16`.
+    /// `None` unless `1 <= bits <= 16`, or 32 bits are signed.
     pub fn new(bits: u8, signed: bool) -> Option<Self> {
-        (1..=16).contains(&bits).then_some(Self { bits, signed })
+        ((1..=16).contains(&bits) || bits == 32 && signed).then_some(Self { bits, signed })
     }
     /// Bits of one element.
     pub fn bits(self) -> u8 {
@@ -74,11 +77,21 @@ impl Storage {
     }
     /// Smallest and largest stored integer.
     pub fn range(self) -> (i32, i32) {
-        if self.signed { (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) } else { (0, (1 << self.bits) - 1) }
+        if self.bits == 32 {
+            (i32::MIN, i32::MAX)
+        } else if self.signed {
+            (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1)
+        } else {
+            (0, (1 << self.bits) - 1)
+        }
     }
     /// Bytes of one element in memory (constants of the graph are not bit-packed; lowering packs).
     pub fn bytes(self) -> usize {
-        if self.bits <= 8 { 1 } else { 2 }
+        match self.bits {
+            ..=8 => 1,
+            ..=16 => 2,
+            _ => 4,
+        }
     }
 }
 
@@ -127,7 +140,7 @@ pub struct Quant {
 
 impl Quant {
     /// `Err` says which rule is broken: range within storage, scales finite and positive, zero point within
-    /// the range of the storage, one table entry per code.
+    /// the range of the storage (0 for 32 bits), one table entry per code.
     pub fn new(storage: Storage, min: i32, max: i32, scheme: Scheme) -> Result<Self, String> {
         let (lo, hi) = storage.range();
         if !(lo <= min && min < max && max <= hi) {
@@ -135,7 +148,7 @@ impl Quant {
         }
         let scales: &[f32] = match &scheme {
             Scheme::PerTensor { scale, zero_point } => {
-                if !(lo..=hi).contains(zero_point) {
+                if !(lo..=hi).contains(zero_point) || storage.bits == 32 && *zero_point != 0 {
                     return Err(format!("zero point {zero_point} does not fit {storage}"));
                 }
                 std::slice::from_ref(scale)

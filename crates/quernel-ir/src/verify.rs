@@ -6,6 +6,7 @@
 //! * Outputs are defined.
 //! * From `Folded` on: no `batch_norm` whose operand a convolution or product could absorb remains a separate
 //!   node with constant operands only; nothing else is lost here, so the check is on types alone.
+//! * Dequantized constants are the weights of a model that arrived quantized; from `Quantized` on there are none.
 //! * From `Quantized` on: weights of a node with quantized operand are quantized and its bias is i32.
 //!
 //! A fault is always a bug of a pass (or of a hand-written `.qir`), never of a user's model.
@@ -15,7 +16,7 @@ use crate::{
     infer,
     op::{Op, PoolKind},
     stage::Stage,
-    ty::{Elem, Scalar, Scheme, TensorTy},
+    ty::{Elem, Scalar, Scheme, Storage, TensorTy},
 };
 use std::{collections::BTreeSet, fmt, ops::Deref};
 
@@ -104,6 +105,7 @@ pub fn verify(g: &Graph, stage: Stage) -> Result<Verified<'_>, Vec<Fault>> {
                 if let Err(message) = elements(&data.op, &args, result) {
                     fault(message);
                 } else if stage >= Stage::Folded
+                    && !(stage == Stage::Folded && data.op == Op::Dequantize)
                     && let Err(message) = folded(g, data)
                 {
                     fault(message);
@@ -137,6 +139,10 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
         Err(format!("element types ({}) -> {} do not fit", shown.join(", "), result.elem))
     };
     let check = |ok: bool| if ok { Ok(()) } else { bad() };
+    let wide = |t: &TensorTy| t.elem.quant().is_some_and(|q| q.storage() == Storage::I32);
+    if (args.iter().any(|a| wide(a)) || wide(result)) && !op.moves_only() && *op != Op::Dequantize {
+        return bad();
+    }
     match op {
         Op::Conv { residual, .. } | Op::Dense { residual, .. } => {
             let bias = args.len() > 2 + usize::from(*residual);

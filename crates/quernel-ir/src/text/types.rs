@@ -114,7 +114,7 @@ fn read_quant(c: &mut Cursor<'_>, pool: &Pool, start: usize) -> Read<Elem> {
         Some((sign @ ("u" | "i"), bits)) => bits.parse().ok().and_then(|bits| Storage::new(bits, sign == "i")),
         _ => None,
     };
-    let Some(storage) = storage else { return Cursor::bad_at(at, "expected integer storage: u1 to u16 or i1 to i16") };
+    let Some(storage) = storage else { return Cursor::bad_at(at, "expected integer storage: u1 to u16, i1 to i16 or i32") };
     let (mut min, mut max) = storage.range();
     if c.eat('[') {
         min = c.int()?;
