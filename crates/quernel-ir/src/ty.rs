@@ -88,8 +88,8 @@ impl Storage {
     /// Bytes of one element in memory (constants of the graph are not bit-packed; lowering packs).
     pub fn bytes(self) -> usize {
         match self.bits {
-            ..=8 => 1,
-            ..=16 => 2,
+            1..=8 => 1,
+            9..=16 => 2,
             _ => 4,
         }
     }
