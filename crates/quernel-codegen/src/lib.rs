@@ -25,6 +25,7 @@ pub use header::{ABI_VERSION, header};
 pub use jit::Jit;
 pub use limit::register_limit;
 pub use object::{FunctionInfo, Object, assembly, clif, object};
+pub use select::VARIANTS;
 pub use target::{Cpu, Level, Target, TargetInfo, targets};
 
 /// How to compile.
