@@ -54,7 +54,8 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
 
 /// The AVX2 leaf of a step, if a family covers it.
 pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
-    narrow_leaf(program, step, narrow::Dot::Pairs)
+    let proven = step.reads.get(1).and_then(|s| constant(program, s)).is_some_and(narrow::sums_fit);
+    narrow_leaf(program, step, if proven { narrow::Dot::Sums } else { narrow::Dot::Pairs })
 }
 
 /// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512.

@@ -2,8 +2,9 @@
 //!
 //! * [`Dot::Bytes`]: `vpdpbusd`, two accumulators of eight channels per pixel and panel.
 //! * [`Dot::Pairs`] (AVX2): operands and weights widen to 16 bits and `vpmaddwd` adds exact products of two taps, so an
-//!   accumulator holds four channels in two halves each, and four make a panel. `vpmaddubsw` would be faster, but its
-//!   16-bit sums saturate on ordinary 8-bit weights.
+//!   accumulator holds four channels in two halves each, and four make a panel.
+//! * [`Dot::Sums`] (AVX2): `vpmaddubsw` adds two products in 16 bits, which saturate on ordinary 8-bit weights. A layer
+//!   takes this form only if its real weights exclude that; with weights of 7 bits or fewer they always do.
 
 use super::{
     asm::{Asm, Emitted, xmm, ymm},
@@ -19,6 +20,8 @@ use quernel_ir::program::End;
 pub enum Dot {
     /// Two 16-bit multiply-adds.
     Pairs,
+    /// Sums of two products in 16 bits, then of two of those; [`sums_fit`] is the condition.
+    Sums,
     /// One byte dot product, in the encoding of AVX-VNNI (`vex`) or of AVX-512.
     Bytes {
         /// VEX encoding.
@@ -31,6 +34,7 @@ impl Dot {
     pub fn name(self) -> &'static str {
         match self {
             Self::Pairs => "avx2",
+            Self::Sums => "avx2_sums",
             Self::Bytes { .. } => "avxvnni",
         }
     }
@@ -43,6 +47,18 @@ impl Dot {
         if self == Self::Pairs { 2 } else { 4 }
     }
 }
+
+/// Whether no sum of two neighbouring products of a byte and a weight leaves 16 bits, for operands up to 255: the positive
+/// parts of a pair of weights add up to at most 128, and the negative ones.
+pub fn sums_fit(weights: &[u8]) -> bool {
+    weights.as_chunks::<2>().0.iter().all(|pair| {
+        let [a, b] = pair.map(|w| i32::from(w as i8));
+        a.max(0) + b.max(0) <= 128 && a.min(0) + b.min(0) >= -128
+    })
+}
+
+/// Register of sixteen words 1.
+const ONES: usize = 15;
 
 /// A tile's arithmetic and its end.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +111,26 @@ impl Narrow {
                     }
                 }
             }
+            Dot::Sums => {
+                let (x, w, product) = (used, used + 1, used + 3);
+                let held = t.pixels > 1;
+                for part in (0..2).filter(|_| held) {
+                    f.a.vmovdqu(ymm(w + part), ymmword_ptr(weight(0, part, 32)))?;
+                }
+                for m in 0..t.pixels {
+                    f.a.vpbroadcastd(ymm(x), dword_ptr(operand(m)))?;
+                    for (j, part) in (0..t.panels).flat_map(|j| [(j, 0), (j, 1)]) {
+                        if held {
+                            f.a.vpmaddubsw(ymm(product), ymm(x), ymm(w + part))?;
+                        } else {
+                            f.a.vpmaddubsw(ymm(product), ymm(x), ymmword_ptr(weight(j, part, 32)))?;
+                        }
+                        f.a.vpmaddwd(ymm(product), ymm(product), ymm(ONES))?;
+                        let acc = ymm(self.first(t, m, j) + part);
+                        f.a.vpaddd(acc, acc, ymm(product))?;
+                    }
+                }
+            }
             Dot::Pairs => {
                 let (x, w, product) = (used, used + t.pixels, used + t.pixels + 1);
                 for m in 0..t.pixels {
@@ -120,7 +156,7 @@ impl Narrow {
     fn sums(&self, f: &mut Asm, t: Tile, pixel: usize, panel: usize, free: usize) -> Emitted<[usize; 2]> {
         let first = self.first(t, pixel, panel);
         let halves = match self.dot {
-            Dot::Bytes { .. } => [first, first + 1],
+            Dot::Bytes { .. } | Dot::Sums => [first, first + 1],
             Dot::Pairs => {
                 for a in [first, first + 2] {
                     // Within 128-bit lanes: channels 0 1 4 5, 2 3 6 7; then in order.
@@ -271,10 +307,15 @@ impl Body for Narrow {
         // Beside the accumulators: operand, two weights (or operands, weight, product), two temporaries of the end.
         match self.dot {
             Dot::Pairs => (2 / panels).max(1),
+            Dot::Sums => (5 / panels).max(1),
             Dot::Bytes { .. } => (6 / panels).max(1),
         }
     }
-    fn prologue(&self, _: &mut Asm, _: usize) -> Emitted<()> {
+    fn prologue(&self, f: &mut Asm, _: usize) -> Emitted<()> {
+        if self.dot == Dot::Sums {
+            let ones = f.splat16(1);
+            f.a.vmovdqu(ymm(ONES), ymmword_ptr(ones))?;
+        }
         Ok(())
     }
     fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
@@ -283,5 +324,26 @@ impl Body for Narrow {
         }
         sum(f, n, &|f, u| self.block(f, n, t, u))?;
         self.finish(f, n, t, masked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sums_fit;
+
+    #[test]
+    fn the_edge_of_16_bits() {
+        let fit = |a: i8, b: i8| {
+            let fit = sums_fit(&[a as u8, b as u8]);
+            let sums = [0, 255].into_iter().flat_map(|x| [0, 255].map(|y| x * i32::from(a) + y * i32::from(b)));
+            assert_eq!(fit, sums.into_iter().all(|s| i16::try_from(s).is_ok()), "{a} {b}");
+            fit
+        };
+        assert!(fit(127, 1) && !fit(127, 2) && fit(-127, -1) && !fit(-127, -2) && fit(127, -127) && fit(64, 64) && fit(-64, -64));
+        for a in i8::MIN..=i8::MAX {
+            for b in i8::MIN..=i8::MAX {
+                fit(a, b);
+            }
+        }
     }
 }

@@ -126,7 +126,11 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
     match c.kind {
         Kind::Int { signed, zero, residual_signed, end, extreme } => {
             let sign = if rng.below(2) == 0 { 1 } else { -1 };
-            weights = pack(c.layout, conv.weight_dims(), 1, |_| vec![if extreme { sign * 127 } else { rng.range(-127, 127) as i8 } as u8]);
+            // Weights of at most 64 have kernels of their own.
+            let most = rng.pick(&[127, 127, 64, 7]);
+            weights = pack(c.layout, conv.weight_dims(), 1, |_| {
+                vec![if extreme { sign * most as i8 } else { rng.range(-most, most) as i8 } as u8]
+            });
             // Biases around 2^23 take sums across the bound up to which f32 holds every integer.
             let heavy = !extreme && rng.below(4) == 0;
             let largest = if extreme { 1 << 28 } else { if heavy { 1 << 24 } else { 3000 } };
