@@ -4,7 +4,7 @@ use crate::{
     Imported, NEWEST_OPSET, OLDEST_OPSET, Options,
     generated::{GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Extent},
     integers, limits,
-    node::NodeCx,
+    node::{NodeCx, Stored},
     ops::{self, Operator},
     tensor,
 };
@@ -29,6 +29,7 @@ pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, Vec<Diagnosti
         poisoned: BTreeSet::new(),
         found: Vec::new(),
         remarks: Vec::new(),
+        stored: Stored::default(),
     };
     importer.run(&model, graph);
     if importer.found.is_empty() {
@@ -99,6 +100,7 @@ struct Importer<'a> {
     poisoned: BTreeSet<&'a str>,
     found: Vec<Diagnostic>,
     remarks: Vec<Remark>,
+    stored: Stored,
 }
 
 impl<'a> Importer<'a> {
@@ -146,6 +148,9 @@ impl<'a> Importer<'a> {
                 Ok(t) => {
                     let v = self.graph.constant(name, t);
                     self.env.insert(name, v);
+                    if let Some(storage) = tensor::narrow_storage(initializer) {
+                        self.stored.types.insert(v, storage);
+                    }
                 }
                 Err(d) => {
                     self.found.push(d.at(place));
@@ -335,6 +340,7 @@ impl<'a> Importer<'a> {
             inputs,
             options: self.options,
             remarks: &mut self.remarks,
+            stored: &mut self.stored,
             proto: node,
             origin: Origin::new(source),
         };
@@ -342,6 +348,11 @@ impl<'a> Importer<'a> {
         if let Some(tensor) = integers::evaluate(&cx, operator.name)? {
             let name = node.output.first().cloned().unwrap_or_default();
             return Ok(vec![cx.g.constant(name, tensor)]);
+        }
+        let integers = cx.inputs.iter().flatten().find(|v| cx.g.ty(**v).elem.quant().is_some());
+        if let Some(v) = integers.filter(|_| !operator.takes_integers()) {
+            let elem = cx.g.ty(*v).elem.quant().map_or_else(String::new, |q| q.storage().to_string());
+            return Err(Some(cx.err(Code::UnsupportedType, format!("computes on stored integers ({elem}) without their scale"))));
         }
         (operator.build)(&mut cx).map_err(Some)
     }
@@ -365,10 +376,21 @@ impl<'a> Importer<'a> {
                 continue;
             };
             let computed = self.graph.ty(v).clone();
-            if !computed.elem.is_f32() {
+            let integers = matches!(&computed.elem, quernel_ir::Elem::Quant(q) if q.storage().bits() == 8 && q.tensor_params().is_some());
+            let declared = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.elem_type).unwrap_or(0);
+            let agree = match declared {
+                0 => true,
+                1 | 10 | 11 | 16 => computed.elem.is_f32(),
+                2 | 3 => integers,
+                _ => false,
+            };
+            if !(computed.elem.is_f32() || integers) || !agree {
                 self.found.push(
-                    Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}; outputs have to be float", computed.elem))
-                        .at(place),
+                    Diagnostic::new(
+                        Code::UnsupportedType,
+                        format!("has elements of type {}; outputs have to be float or quantized to 8 bits", computed.elem),
+                    )
+                    .at(place),
                 );
                 continue;
             }
@@ -418,10 +440,7 @@ impl<'a> Importer<'a> {
 }
 
 fn operator(node: &NodeProto) -> Option<&'static Operator> {
-    if !is_default_domain(node.domain.as_deref()) {
-        return None;
-    }
-    ops::find(node.op_type.as_deref()?)
+    ops::find(node.domain.as_deref().unwrap_or_default(), node.op_type.as_deref()?)
 }
 
 /// `node "/stem/Conv" (Conv, opset 17)`; nodes without a name are known by number and result.

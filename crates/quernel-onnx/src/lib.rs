@@ -22,7 +22,7 @@ mod ops;
 mod tensor;
 
 pub use import::import;
-pub use ops::{Operator, SUPPORTED, supported_ops_markdown};
+pub use ops::{MICROSOFT, Operator, SUPPORTED, supported_ops_markdown};
 
 use quernel_ir::{Graph, diag::Remark};
 use std::{collections::BTreeMap, path::PathBuf};

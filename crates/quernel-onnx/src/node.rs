@@ -5,7 +5,8 @@ use crate::{
     generated::{AttributeProto, NodeProto},
     limits, tensor,
 };
-use quernel_ir::{Code, Diagnostic, Elem, Graph, Op, Origin, Scalar, Tensor, TensorTy, Value, diag::Remark, infer, verify};
+use quernel_ir::{Code, Diagnostic, Elem, Graph, Op, Origin, Scalar, Storage, Tensor, TensorTy, Value, diag::Remark, infer, verify};
+use std::collections::BTreeMap;
 
 /// A node in the course of import.
 pub struct NodeCx<'a> {
@@ -19,8 +20,18 @@ pub struct NodeCx<'a> {
     pub inputs: Vec<Option<Value>>,
     pub options: &'a Options,
     pub remarks: &'a mut Vec<Remark>,
+    pub(crate) stored: &'a mut Stored,
     pub(crate) proto: &'a NodeProto,
     pub(crate) origin: Origin,
+}
+
+/// What import keeps about integer tensors beside the graph.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    /// Element types in the file that are narrower than what holds them.
+    pub types: BTreeMap<Value, Storage>,
+    /// Bytes of constants that were made from others.
+    pub made: usize,
 }
 
 pub type Built = Result<Vec<Value>, Diagnostic>;
@@ -38,6 +49,19 @@ impl NodeCx<'_> {
     }
     pub fn remark(&mut self, message: impl Into<String>) {
         self.remarks.push(Remark { by: "import".into(), at: self.label.into(), message: message.into() });
+    }
+
+    /// Counts bytes of a constant that is made from another; many nodes may read one initializer.
+    pub fn take_bytes(&mut self, bytes: usize) -> Result<(), Diagnostic> {
+        self.stored.made = self.stored.made.saturating_add(bytes);
+        if self.stored.made <= limits::CONSTANT_BYTES {
+            return Ok(());
+        }
+        Err(self.err(Code::LimitExceeded, format!("constants made from others take more than {} bytes", limits::CONSTANT_BYTES)))
+    }
+    /// The integer storage of a tensor attribute, where its element type is narrower than what holds it.
+    pub fn narrow(&self, name: &str) -> Option<Storage> {
+        tensor::narrow_storage(self.attribute(name)?.t.as_ref()?)
     }
 
     /// Checks the number of operands.

@@ -6,7 +6,7 @@ use crate::{
     limits,
 };
 use half::{bf16, f16};
-use quernel_ir::{Code, Diagnostic, Scalar, Tensor, TensorTy};
+use quernel_ir::{Code, Diagnostic, Scalar, Storage, Tensor, TensorTy};
 use std::{
     collections::BTreeSet,
     io::{Read, Seek, SeekFrom},
@@ -24,6 +24,27 @@ pub fn scalar(data_type: i32) -> Option<Scalar> {
         DataType::Bool => Scalar::Bool,
         _ => return None,
     })
+}
+
+/// Integer storage of an element type; `None` for others.
+pub fn integer_storage(data_type: i32) -> Option<Storage> {
+    let (bits, signed) = match DataType::try_from(data_type).ok()? {
+        DataType::Uint8 => (8, false),
+        DataType::Int8 => (8, true),
+        DataType::Uint16 => (16, false),
+        DataType::Int16 => (16, true),
+        DataType::Int32 => (32, true),
+        DataType::Uint4 => (4, false),
+        DataType::Int4 => (4, true),
+        _ => return None,
+    };
+    Storage::new(bits, signed)
+}
+
+/// Integer storage of a tensor whose elements are held in a wider scalar.
+pub fn narrow_storage(proto: &TensorProto) -> Option<Storage> {
+    let data_type = proto.data_type.unwrap_or(0);
+    integer_storage(data_type).filter(|s| Some(s.bytes()) != scalar(data_type).map(Scalar::bytes) || s.bits() < 8)
 }
 
 /// The name ONNX gives an element type.
@@ -68,8 +89,14 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
     if proto.segment.is_some() {
         return Err(unsupported("is stored in segments".into()));
     }
-    let scalar = scalar(raw_type).ok_or_else(|| unsupported(format!("has elements of type {}", type_name(raw_type))))?;
-    let width = width(data_type);
+    let packed = match data_type {
+        DataType::Int4 => Some(Scalar::I8),
+        DataType::Uint4 => Some(Scalar::U8),
+        _ => None,
+    };
+    let scalar = scalar(raw_type).or(packed).ok_or_else(|| unsupported(format!("has elements of type {}", type_name(raw_type))))?;
+    // Two 4-bit elements share a byte.
+    let (entries, size) = if packed.is_some() { (n.div_ceil(2), n.div_ceil(2)) } else { (n, n * width(data_type)) };
     let filled = [
         (!proto.float_data.is_empty(), matches!(data_type, DataType::Float)),
         (
@@ -84,6 +111,8 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
                     | DataType::Bool
                     | DataType::Float16
                     | DataType::Bfloat16
+                    | DataType::Int4
+                    | DataType::Uint4
             ),
         ),
         (!proto.int64_data.is_empty(), matches!(data_type, DataType::Int64)),
@@ -108,7 +137,7 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
         if got == want { Ok(()) } else { Err(bad(format!("holds {got} {unit}; its dimensions {dims:?} need {want}"))) }
     };
     let raw: Vec<u8> = if external {
-        external_data(proto, n * width, options)?
+        external_data(proto, size, options)?
     } else if typed {
         match data_type {
             DataType::Float => {
@@ -128,13 +157,13 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
                 narrow(proto.uint64_data.iter().map(|x| i128::from(*x)), data_type)?
             }
             _ => {
-                expect(proto.int32_data.len(), "elements", n)?;
+                expect(proto.int32_data.len(), "elements", entries)?;
                 narrow(proto.int32_data.iter().map(|x| i128::from(*x)), data_type)?
             }
         }
     } else {
         let raw = proto.raw_data.as_deref().unwrap_or_default();
-        expect(raw.len(), "bytes", n * width)?;
+        expect(raw.len(), "bytes", size)?;
         raw.to_vec()
     };
     let bytes: Vec<u8> = match data_type {
@@ -144,6 +173,9 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
         DataType::Int16 => chunks(&raw).flat_map(|b| i32::from(i16::from_le_bytes(b)).to_le_bytes()).collect(),
         DataType::Uint16 => chunks(&raw).flat_map(|b| i32::from(u16::from_le_bytes(b)).to_le_bytes()).collect(),
         DataType::Uint32 => chunks(&raw).flat_map(|b| i64::from(u32::from_le_bytes(b)).to_le_bytes()).collect(),
+        // The low half first.
+        DataType::Int4 => raw.iter().flat_map(|b| [((b << 4) as i8 >> 4) as u8, (*b as i8 >> 4) as u8]).take(n).collect(),
+        DataType::Uint4 => raw.iter().flat_map(|b| [b & 15, b >> 4]).take(n).collect(),
         DataType::Bool => {
             if let Some(b) = raw.iter().find(|b| **b > 1) {
                 return Err(bad(format!("holds {b} as a bool")));
@@ -173,7 +205,8 @@ fn chunks<const N: usize>(raw: &[u8]) -> impl Iterator<Item = [u8; N]> {
 fn narrow(numbers: impl Iterator<Item = i128>, data_type: DataType) -> Result<Vec<u8>, Diagnostic> {
     let (lo, hi): (i128, i128) = match data_type {
         DataType::Int8 => (-128, 127),
-        DataType::Uint8 => (0, 255),
+        DataType::Uint8 | DataType::Uint4 => (0, 255),
+        DataType::Int4 => (-128, 255),
         DataType::Bool => (0, 1),
         DataType::Int16 => (-32768, 32767),
         DataType::Uint16 | DataType::Float16 | DataType::Bfloat16 => (0, 65535),

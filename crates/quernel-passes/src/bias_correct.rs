@@ -44,7 +44,7 @@ fn corrected(s: &Sweep<'_>, n: quernel_ir::Node, cx: &Cx, ranges: &Ranges) -> Op
     let node = &s.g.nodes[n];
     let (_, residual) = node.op.epilogue()?;
     let float = cx.float_weights.get(&node.args[1])?;
-    let q = s.g.tensor(crate::quantize_weights::rounded(s.g, node.args[1])?)?;
+    let q = s.g.tensor(crate::rounded::rounded(s.g, node.args[1])?)?;
     let quant = q.ty.elem.quant()?;
     let dims = &float.ty.dims;
     let (w, codes) = (float.to_f32()?, q.to_ints()?);

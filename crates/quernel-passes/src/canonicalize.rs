@@ -5,9 +5,10 @@
 //! * clamp of clamp becomes one clamp
 //! * a product with a constant matrix on the right is a dense layer
 //! * constants stand on the right of a sum or product; subtracting one is adding its negative
+//! * a layer on dequantized integers forms its multipliers as models that arrive quantized do
 //! * a constant per channel, added right after a layer, joins the layer's bias
 
-use crate::{Cx, Pass, Sweep, sweep::along_axis};
+use crate::{Cx, Pass, Sweep, rounded, sweep::along_axis};
 use quernel_ir::{Act, Binary, Diagnostic, Graph, Multiplier, Node, Op, Tensor, TensorTy, Unary, Value};
 
 pub struct Canonicalize;
@@ -35,6 +36,10 @@ impl Pass for Canonicalize {
                     Ok(())
                 }
                 Op::MatMul => product(s, n),
+                Op::Conv { .. } | Op::Dense { .. } => {
+                    layer(s, n);
+                    Ok(())
+                }
                 Op::Binary(f) => binary(s, n, *f),
                 _ => {
                     s.keep(n);
@@ -111,9 +116,31 @@ fn clamps(s: &mut Sweep<'_>, n: Node) {
     s.keep(n);
 }
 
+fn multiplier(s: &Sweep<'_>, x: Value) -> Multiplier {
+    if rounded::from_rounded(s.g, x) { Multiplier::F32 } else { Multiplier::F64 }
+}
+
+fn layer(s: &mut Sweep<'_>, n: Node) {
+    let mut node = s.g.nodes[n].clone();
+    let order = multiplier(s, node.args[0]);
+    if let Op::Conv { multiplier, .. } | Op::Dense { multiplier, .. } = &mut node.op
+        && order == Multiplier::F32
+    {
+        *multiplier = order;
+    }
+    s.rewrite(n, node.op, node.args);
+}
+
 fn product(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
     let node = s.g.nodes[n].clone();
     let (a, b) = (node.args[0], node.args[1]);
+    let dense = Op::Dense { act: Act::None, residual: false, multiplier: multiplier(s, a) };
+    if s.g.ty(b).rank() == 2
+        && let Some(w) = rounded::moved(s, &Op::Transpose { perm: vec![1, 0] }, b, node.origin.clone())?
+    {
+        s.rewrite(n, dense, vec![a, w]);
+        return Ok(());
+    }
     let Some(matrix) = s.g.tensor(b).filter(|t| t.ty.rank() == 2 && t.ty.elem.is_f32()) else {
         s.keep(n);
         return Ok(());
@@ -123,7 +150,7 @@ fn product(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
     let weights = quernel_interp::eval_node(&transpose, &[matrix], &ty)?;
     let name = s.g.values[b].name.clone();
     let w = s.constant(&name, weights);
-    s.rewrite(n, Op::Dense { act: Act::None, residual: false, multiplier: Multiplier::F64 }, vec![a, w]);
+    s.rewrite(n, dense, vec![a, w]);
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! `fuse-residual`: moves the addition of a tensor into the layer before it.
 //!
-//! Of two layers that are added, the later one takes the other as its addend.
+//! Of two layers that are added, the later one takes the other as its addend. Where scales are given, an addition is
+//! what the model says: fused, its addend would be a multiple of the sum's unit.
 
-use crate::{Cx, Pass, Sweep};
+use crate::{Cx, Pass, Sweep, rounded::rounded};
 use quernel_ir::{Binary, Diagnostic, Graph, Id, Op};
 
 pub struct FuseResidual;
@@ -25,7 +26,8 @@ impl Pass for FuseResidual {
             let fits = a != b && s.g.ty(a) == s.g.ty(b) && s.g.tensor(a).is_none() && s.g.tensor(b).is_none();
             let candidates = [(a, b), (b, a)].into_iter().filter(|_| fits).filter_map(|(v, other)| Some((s.open_layer(v)?, other)));
             let latest = candidates.max_by_key(|(layer, _)| position.get(layer.index()).copied());
-            let Some((layer, other)) = latest else {
+            let given = |layer| rounded(s.g, s.g.nodes[layer].args[1]).is_some();
+            let Some((layer, other)) = latest.filter(|(layer, _)| !given(*layer)) else {
                 s.keep(n);
                 return Ok(());
             };

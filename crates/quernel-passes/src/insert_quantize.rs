@@ -6,7 +6,10 @@
 //!   its result, or when it can hand out floats itself (layers, means). The last layer so yields floats directly.
 //! * A clamp that follows an element-wise operator lends it its own range: saturation is the clamp.
 
-use crate::{Cx, Pass, Sweep};
+use crate::{
+    Cx, Pass, Sweep,
+    rounded::{rounded_constant as constant_behind, rounded_tensor},
+};
 use quernel_ir::{
     Binary, Diagnostic, Elem, Graph, Id, Node, Op, Origin, PoolKind, Quant, ReduceKind, Storage, Tensor, TensorTy, Unary, Value, exact,
 };
@@ -151,7 +154,7 @@ impl InsertQuantize {
         let mut wanted = vec![false; g.values.len()];
         let mut integers = vec![false; g.nodes.len()];
         for &(_, v) in g.outputs.iter().filter(|_| self.integer_io) {
-            wanted[v.index()] = g.producer(v).is_some() && g.ty(v).elem.is_f32() && c.known(v);
+            wanted[v.index()] = g.producer(v).is_some() && g.ty(v).elem.is_f32() && c.known(v) && rounded_tensor(g, v).is_none();
         }
         for &n in g.order.iter().rev() {
             let node = &g.nodes[n];
@@ -166,16 +169,22 @@ impl InsertQuantize {
                 }
                 _ => node.args.iter().copied().filter(|&a| g.tensor(a).is_none()).collect(),
             };
-            let readable = !operands.is_empty() && operands.iter().all(|&a| g.ty(a).elem.is_f32() && g.tensor(a).is_none() && c.known(a));
+            // What arrived rounded stays as it is.
+            let given = |a: Value| rounded_tensor(g, a).is_some();
+            let fits = |a: &Value| g.ty(*a).elem.is_f32() && g.tensor(*a).is_none();
+            let readable = !operands.is_empty() && operands.iter().all(|&a| fits(&a) && (given(a) || c.known(a)));
             let integer = match form(g, n) {
-                Form::Layer => cx.widths.get(&n) != Some(&Width::Float) && g.tensor(node.args[1]).is_some(),
+                Form::Layer => {
+                    cx.widths.get(&n) != Some(&Width::Float)
+                        && (g.tensor(node.args[1]).is_some() || constant_behind(g, node.args[1]).is_some())
+                }
                 Form::Mean => wanted[r.index()] || g.producer(node.args[0]).is_some() && spatial(&node.op, g.ty(node.args[0]).rank()),
                 Form::Elementwise | Form::Move => wanted[r.index()],
                 Form::Float => false,
             };
             if integer && readable {
                 integers[n.index()] = true;
-                for a in operands {
+                for a in operands.into_iter().filter(|&a| !given(a)) {
                     wanted[a.index()] = true;
                 }
             } else if integer && form(g, n) == Form::Layer {

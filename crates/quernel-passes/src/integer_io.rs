@@ -4,7 +4,7 @@
 //! of integers becomes those integers. Scales and zero points are in the header. Whatever cannot change stays float,
 //! with a remark.
 
-use crate::{Cx, Pass, Sweep, quantize_weights::rounded};
+use crate::{Cx, Pass, Sweep, rounded::rounded};
 use quernel_ir::{Diagnostic, Elem, Graph, Op, Value, diag::Remark};
 use std::collections::BTreeMap;
 

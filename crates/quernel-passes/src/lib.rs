@@ -10,6 +10,9 @@
 //! Quantization happens in two moves. `insert-quantize` and `quantize-weights` round values where they will be
 //! integers, as `dequantize(quantize(x))` around float operators: the graph stays executable and shows exactly what
 //! rounding costs. `push-requantize` then turns every float operator between such pairs into its integer form.
+//!
+//! A model that arrives quantized has such pairs of its own; its weights are dequantized constants from the start, and no
+//! ranges are needed.
 
 mod bias_correct;
 mod canonicalize;
@@ -21,9 +24,12 @@ mod fuse_activation;
 mod fuse_residual;
 mod insert_quantize;
 mod integer_io;
+mod integer_layer;
 mod push_requantize;
 mod quantize_weights;
+mod rounded;
 mod sweep;
+mod wide;
 
 pub use sweep::Sweep;
 

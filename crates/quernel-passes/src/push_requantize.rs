@@ -1,15 +1,18 @@
 //! `push-requantize`: turns float operators between roundings into integer operators.
 //!
 //! `quantize(op(dequantize(a), ..))` becomes `op(a, ..)` on integers with one rounding; a layer whose result is not
-//! rounded hands out floats. Biases become 32-bit integers in units of the accumulator. A layer whose sum might
-//! overflow stays float, with a remark.
+//! rounded hands out floats; a move of dequantized integers becomes a move of the integers. Biases become 32-bit integers
+//! in units of the accumulator. A layer whose sum might overflow stays float, with a remark. Rounded constants that
+//! nothing integer took become plain ones.
 
 use crate::{
-    Cx, Pass, Sweep,
+    Cx, Pass, Sweep, fold_constants,
     insert_quantize::{Form, form},
-    quantize_weights::rounded,
+    integer_layer,
+    rounded::{rounded, rounded_tensor},
+    wide,
 };
-use quernel_ir::{Def, Diagnostic, Elem, Graph, Id, Node, Op, Quant, Tensor, Unary, Value, exact};
+use quernel_ir::{Binary, Def, Diagnostic, Graph, Id, Node, Op, Unary, Value, exact};
 
 pub struct PushRequantize;
 
@@ -18,6 +21,7 @@ impl Pass for PushRequantize {
         "push-requantize"
     }
     fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
+        wide::widen(g, cx)?;
         let readers = sole_quantize(g);
         Sweep::run(g, |s, n| {
             let node = s.g.nodes[n].clone();
@@ -25,10 +29,15 @@ impl Pass for PushRequantize {
                 return requantize(s, n);
             }
             let quantize = readers.get(node.result().index()).copied().flatten();
-            let form = form(s.g, n);
-            let Some(args) = integers(s, n, form, quantize.is_some(), cx)? else {
-                s.keep(n);
-                return Ok(());
+            let result = quantize.map(|q| s.g.nodes[q].result());
+            let (args, quantize) = match integers(s, n, result, cx)? {
+                Integer::No => {
+                    s.keep(n);
+                    return Ok(());
+                }
+                Integer::Moved => return moved(s, n),
+                Integer::Floats(args) => (args, None),
+                Integer::Rounded(args) => (args, quantize),
             };
             let Some(quantize) = quantize else {
                 s.rewrite(n, node.op, args);
@@ -41,12 +50,6 @@ impl Pass for PushRequantize {
                 s.alias(q, args[0]);
                 return Ok(());
             }
-            // A move keeps the type of its operands; another type after it is one more step.
-            let one_type = form == Form::Move && s.g.ty(args[0]).elem != s.g.ty(q).elem;
-            if one_type {
-                s.keep(n);
-                return Ok(());
-            }
             s.kill(quantize);
             if s.g.values[q].name.is_empty() {
                 s.g.values[q].name = s.g.values[node.result()].name.clone();
@@ -55,8 +58,21 @@ impl Pass for PushRequantize {
             s.g.nodes[n].results = vec![q];
             s.rewrite(n, node.op, args);
             Ok(())
-        })
+        })?;
+        fold_constants::dequantize(g)
     }
+}
+
+/// What becomes of a node.
+enum Integer {
+    /// It stays float.
+    No,
+    /// The same move of the integers, dequantized after it.
+    Moved,
+    /// Integer operands, float result.
+    Floats(Vec<Value>),
+    /// Integer operands, and the rounding of its result.
+    Rounded(Vec<Value>),
 }
 
 /// For every value read by one quantize and nothing else, that node.
@@ -80,9 +96,9 @@ fn sole_quantize(g: &Graph) -> Vec<Option<Node>> {
 /// `quantize(dequantize(q))` is `q`, or a table.
 fn requantize(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
     let node = s.g.nodes[n].clone();
-    match rounded(s.g, node.args[0]) {
+    match rounded_tensor(s.g, node.args[0]) {
         Some(q) if s.g.ty(q).elem == s.g.ty(node.result()).elem => s.replace(n, q),
-        Some(q) if s.g.ty(q).elem.quant().is_some_and(|t| t.tensor_params().is_some()) => s.rewrite(n, Op::Requantize, vec![q]),
+        Some(q) if s.g.tensor(q).is_none() => s.rewrite(n, Op::Requantize, vec![q]),
         _ => s.keep(n),
     }
     Ok(())
@@ -102,90 +118,64 @@ fn is_saturation(s: &Sweep<'_>, op: &Op, args: &[Value], result: Value) -> bool 
     s.g.ty(args[0]).elem == s.g.ty(result).elem && inside(q.min(), bounds.0, -1.0) && inside(q.max(), bounds.1, 1.0)
 }
 
-/// The integer operands of node `n`, if it has an integer form here.
-fn integers(s: &mut Sweep<'_>, n: Node, form: Form, quantized_result: bool, cx: &mut Cx) -> Result<Option<Vec<Value>>, Diagnostic> {
+/// The integer form of node `n`, whose result is rounded to `result` and read by nothing else.
+fn integers(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> Result<Integer, Diagnostic> {
     let node = s.g.nodes[n].clone();
-    match form {
-        Form::Float => Ok(None),
-        Form::Elementwise | Form::Move if !quantized_result => Ok(None),
-        Form::Mean | Form::Elementwise | Form::Move => {
-            let args: Option<Vec<Value>> = node
-                .args
-                .iter()
-                .map(|&a| rounded(s.g, a).filter(|q| s.g.ty(*q).elem.quant().is_some_and(|t| t.tensor_params().is_some())))
-                .collect();
-            let args = args.filter(|args| form != Form::Move || args.iter().all(|a| s.g.ty(*a).elem == s.g.ty(args[0]).elem));
-            Ok(args)
+    let form = form(s.g, n);
+    if form == Form::Layer {
+        return Ok(match integer_layer::operands(s, n, result, cx)? {
+            None => Integer::No,
+            Some(l) if l.rounded => Integer::Rounded(l.args),
+            Some(l) => Integer::Floats(l.args),
+        });
+    }
+    // Functions that are not rounded by choice, because they are ill-conditioned, are where the model says so.
+    let table = matches!(node.op, Op::Unary(_) | Op::Softmax { log: false, .. } | Op::Binary(_));
+    if form == Form::Float && (!table || matches!(node.op, Op::Binary(Binary::Pow))) {
+        return Ok(Integer::No);
+    }
+    let Some(mut args) = node.args.iter().map(|&a| rounded_tensor(s.g, a)).collect::<Option<Vec<Value>>>() else {
+        return Ok(Integer::No);
+    };
+    if form != Form::Move {
+        return Ok(match result {
+            Some(_) => Integer::Rounded(args),
+            None if form == Form::Mean => Integer::Floats(args),
+            None => Integer::No,
+        });
+    }
+    let one = args.iter().all(|a| s.g.ty(*a).elem == s.g.ty(args[0]).elem);
+    let to = result.map(|q| s.g.ty(q).elem.clone());
+    match to {
+        Some(to) if one && s.g.ty(args[0]).elem == to => Ok(Integer::Rounded(args)),
+        Some(to) if !one => {
+            for a in &mut args {
+                if s.g.ty(*a).elem != to {
+                    *a = s.push(Op::Requantize, &[*a], to.clone(), node.origin.clone())?;
+                }
+            }
+            Ok(Integer::Rounded(args))
         }
-        Form::Layer => layer(s, n, cx),
+        _ if one && moves_exactly(s.g, &node.op, args[0]) => Ok(Integer::Moved),
+        _ => Ok(Integer::No),
     }
 }
 
-fn layer(s: &mut Sweep<'_>, n: Node, cx: &mut Cx) -> Result<Option<Vec<Value>>, Diagnostic> {
+/// Whether a move of integers means the same as the move of the numbers: the type has to hold what padding adds.
+fn moves_exactly(g: &Graph, op: &Op, q: Value) -> bool {
+    let Op::Pad { value, .. } = op else { return true };
+    let Some(ty) = g.ty(q).elem.quant() else { return false };
+    let Some((scale, zero)) = ty.tensor_params() else { return false };
+    exact::dequantize(exact::quantize(*value, scale, zero, ty.min(), ty.max()), scale, zero) == *value
+}
+
+/// The move on integers, then their numbers.
+fn moved(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
     let node = s.g.nodes[n].clone();
-    let Some((_, residual)) = node.op.epilogue() else { return Ok(None) };
-    let quant = |s: &Sweep<'_>, v: Value| -> Option<(Value, Quant)> {
-        let q = rounded(s.g, v)?;
-        let ty = s.g.ty(q).elem.quant()?.clone();
-        Some((q, ty))
-    };
-    let (Some((x, tx)), Some((w, tw))) = (quant(s, node.args[0]), quant(s, node.args[1])) else { return Ok(None) };
-    let Some((sx, zx)) = tx.tensor_params() else { return Ok(None) };
-    let Some(weights) = s.g.tensor(w).cloned() else { return Ok(None) };
-    let rows = weights.ty.dims[0];
-    let has_bias = node.args.len() > 2 + usize::from(residual);
-    let bias = if has_bias {
-        match s.floats(node.args[2]) {
-            Some(b) => b,
-            None => return Ok(None),
-        }
-    } else {
-        vec![0.0; rows]
-    };
-    let addend = match (residual, node.args.last()) {
-        (true, Some(&r)) => match quant(s, r) {
-            Some((v, ty)) if ty.tensor_params().is_some() => Some((v, ty)),
-            _ => return Ok(None),
-        },
-        _ => None,
-    };
-    let codes = weights.to_ints().unwrap_or_default();
-    let row = codes.len() / rows.max(1);
-    let mut integers = Vec::with_capacity(rows);
-    for o in 0..rows {
-        let sw = tw.scale_at(o);
-        let factor = match &addend {
-            None => Some(0),
-            Some((_, ty)) => ty.tensor_params().and_then(|(sr, _)| exact::residual_factor(sr, sx, sw)),
-        };
-        let (Some(b), Some(factor)) = (exact::quantize_bias(bias[o], sx, sw), factor) else {
-            cx.remark(
-                "push-requantize",
-                s.g,
-                n,
-                format!("stays float: the bias or residual of channel {o} does not fit the units of the sum"),
-            );
-            return Ok(None);
-        };
-        let magnitude: i64 = codes[o * row..(o + 1) * row].iter().map(|q| i64::from(tw.centered(*q as i32).unsigned_abs())).sum();
-        let reach = i64::from((tx.max() - zx).abs().max((zx - tx.min()).abs()));
-        let residual_reach = addend.as_ref().map_or(0, |(_, t)| {
-            let zero = t.tensor_params().map_or(0, |p| p.1);
-            i64::from(factor) * i64::from((t.max() - zero).abs().max((zero - t.min()).abs()))
-        });
-        if magnitude * reach + i64::from(b).abs() + residual_reach > i64::from(i32::MAX) {
-            cx.remark("push-requantize", s.g, n, format!("stays float: the sum of channel {o} is not proven to fit 32 bits"));
-            return Ok(None);
-        }
-        integers.push(b);
-    }
-    let mut args = vec![x, w];
-    if has_bias {
-        let name = s.g.values[node.args[2]].name.clone();
-        let b = s.constant(&name, Tensor::i32([rows], &integers));
-        args.push(b);
-    }
-    args.extend(addend.map(|(v, _)| v));
-    debug_assert!(s.g.ty(args[0]).elem != Elem::F32);
-    Ok(Some(args))
+    let args: Vec<Value> = node.args.iter().filter_map(|&a| rounded(s.g, a)).collect();
+    let elem = s.g.ty(args[0]).elem.clone();
+    let q = s.push(node.op.clone(), &args, elem, node.origin.clone())?;
+    s.g.values[q].name = s.g.values[node.result()].name.clone();
+    s.rewrite(n, Op::Dequantize, vec![q]);
+    Ok(())
 }

@@ -4,7 +4,7 @@
 //! snapped so that the residual's factor is an integer (`exact::residual_factor`); a channel whose bias would not fit
 //! 32 bits in units of the accumulator gets a larger scale.
 
-use crate::{Cx, Pass, Sweep};
+use crate::{Cx, Pass, Sweep, rounded::rounded};
 use quernel_ir::{Act, Binary, Diagnostic, Elem, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Unary, Value, exact};
 use quernel_quant::{
     Width,
@@ -15,12 +15,6 @@ pub struct QuantizeWeights;
 
 /// Largest bias in units of the accumulator; sums of products need the rest of the 31 bits.
 const MAX_BIAS: f64 = (1u64 << 29) as f64;
-
-/// The quantized value behind a dequantized one.
-pub(crate) fn rounded(g: &Graph, v: Value) -> Option<Value> {
-    let node = g.producer(v)?;
-    matches!(g.nodes[node].op, Op::Dequantize).then(|| g.nodes[node].args[0])
-}
 
 fn tensor_scale(g: &Graph, v: Value) -> Option<f32> {
     g.ty(rounded(g, v)?).elem.quant()?.tensor_params().map(|p| p.0)

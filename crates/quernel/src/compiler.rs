@@ -2,7 +2,7 @@
 
 use crate::{Calibration, Failure, Model, Progress, calibrate};
 use quernel_codegen::{Jit, Level, Target};
-use quernel_ir::{Code, Diagnostic, Graph, Program, Stage, diag::Remark, verify};
+use quernel_ir::{Code, Diagnostic, Graph, Op, Program, Stage, diag::Remark, verify};
 use quernel_lower::Layer;
 use quernel_passes::{Cx, Pipeline, QuantizeOptions, fold_pipeline, quantize_pipeline};
 use quernel_quant::{Bits, Calibrator, Ranges, Width};
@@ -96,7 +96,10 @@ impl Compiler {
     /// Compiles a model up to `stop_after`.
     pub fn compile(&self, model: &Model, progress: &mut dyn FnMut(Progress)) -> Result<Compiled, Failure> {
         let wants_integers = self.bits != Bits::uniform(Width::Float);
-        if wants_integers && matches!(self.calibration, Calibration::None) && self.stop_after > Stage::Folded {
+        // A model that rounds its activations itself has scales for them.
+        let imported = &model.imported.graph;
+        let quantized = imported.order.iter().any(|&n| imported.nodes[n].op == Op::Quantize);
+        if wants_integers && !quantized && matches!(self.calibration, Calibration::None) && self.stop_after > Stage::Folded {
             return Err(Diagnostic::new(Code::NoSamples, "integer activations need ranges, and nothing was given to measure them on")
                 .in_file(&model.file)
                 .help("pass `--calibrate samples.npz`, `--calibrate random` to try the speed, or `--bits float`")
@@ -123,6 +126,13 @@ impl Compiler {
             timings: Vec::new(),
             prints: Vec::new(),
         };
+        if quantized && wants_integers && matches!(self.calibration, Calibration::None) {
+            out.remarks.push(Remark {
+                by: "compile".into(),
+                at: model.file.clone(),
+                message: "the model arrives quantized: its own scales are used, and no samples are needed".into(),
+            });
+        }
         if self.stop_after == Stage::Imported {
             return Ok(out);
         }

@@ -5,7 +5,7 @@ use crate::{
     node::{Built, NodeCx},
     tensor,
 };
-use quernel_ir::{Code, Diagnostic, Op, Value};
+use quernel_ir::{Code, Diagnostic, Op, Quant, Value, exact};
 
 pub fn flatten(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(1, 1)?;
@@ -182,8 +182,7 @@ pub fn pad(cx: &mut NodeCx<'_>) -> Built {
         None | Some("constant") => {}
         Some(mode) => return Err(cx.unsupported(format!("pads in mode {mode:?}"))),
     }
-    let (pads, value) =
-        if cx.opset < 11 { (cx.ints("pads")?, cx.float("value", 0.0)?) } else { (cx.const_ints(1)?, cx.const_f32(2)?.unwrap_or(0.0)) };
+    let (pads, value) = if cx.opset < 11 { (cx.ints("pads")?, cx.float("value", 0.0)?) } else { (cx.const_ints(1)?, pad_value(cx, x)?) };
     let pads = pads.ok_or_else(|| cx.bad_attribute("has no pads"))?;
     let axes = match cx.const_ints(3)? {
         Some(axes) => {
@@ -206,6 +205,13 @@ pub fn pad(cx: &mut NodeCx<'_>) -> Built {
         return Ok(vec![x]);
     }
     Ok(vec![cx.push(Op::Pad { before, after, value }, &[x])?])
+}
+
+/// The real number that operand 2 of a padding means; stored integers are padded with a stored integer.
+fn pad_value(cx: &NodeCx<'_>, x: Value) -> Result<f32, Diagnostic> {
+    let Some((scale, zero)) = cx.g.ty(x).elem.quant().and_then(Quant::tensor_params) else { return Ok(cx.const_f32(2)?.unwrap_or(0.0)) };
+    let stored = cx.const_ints(2)?.and_then(|v| v.first().copied()).unwrap_or(0);
+    Ok(exact::dequantize(i32::try_from(stored).unwrap_or(zero), scale, zero))
 }
 
 fn listed_axes(cx: &NodeCx<'_>) -> Result<Option<Vec<i64>>, Diagnostic> {

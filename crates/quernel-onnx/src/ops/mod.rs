@@ -5,6 +5,7 @@ mod elementwise;
 mod layout;
 mod norms;
 mod pools;
+mod quant;
 mod reduce;
 mod values;
 
@@ -15,7 +16,7 @@ use crate::{
     node::{Built, NodeCx},
 };
 
-/// A supported ONNX operator of the default domain.
+/// A supported operator.
 #[derive(Debug)]
 pub struct Operator {
     /// Its name.
@@ -28,15 +29,17 @@ pub struct Operator {
 }
 
 macro_rules! operators {
-    ($($name:literal $build:path [$($attribute:literal)*] $note:literal;)*) => {
-        /// Every supported operator, by name.
-        pub const SUPPORTED: &[Operator] = &[
+    ($(#[$doc:meta])* $table:ident: $($name:literal $build:path [$($attribute:literal)*] $note:literal;)*) => {
+        $(#[$doc])*
+        pub const $table: &[Operator] = &[
             $(Operator { name: $name, note: $note, attributes: &[$($attribute),*], build: $build }),*
         ];
     };
 }
 
 operators! {
+    /// Every supported operator of the default domain, by name.
+    SUPPORTED:
     "Abs" elementwise::abs [] "";
     "Add" elementwise::add [] "";
     "AveragePool" pools::average ["auto_pad" "ceil_mode" "count_include_pad" "dilations" "kernel_shape" "pads" "strides"] "1-D and 2-D";
@@ -47,9 +50,12 @@ operators! {
     "Constant" values::constant ["value" "value_float" "value_floats" "value_int" "value_ints" "value_string" "value_strings" "sparse_value"] "dense numbers";
     "ConstantOfShape" values::constant_of_shape ["value"] "constant shape";
     "Conv" convs::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
+    "ConvInteger" quant::conv_integer ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D; sums as floats, exact up to 2^24";
     "DepthToSpace" layout::depth_to_space ["blocksize" "mode"] "";
+    "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "integers of up to 32 bits";
     "Div" elementwise::div [] "";
     "Dropout" values::dropout ["ratio" "seed" "is_test"] "inference only";
+    "DynamicQuantizeLinear" quant::dynamic [] "";
     "Erf" elementwise::erf [] "";
     "Exp" elementwise::exp [] "";
     "Expand" layout::expand [] "constant shape";
@@ -68,6 +74,7 @@ operators! {
     "Log" elementwise::log [] "";
     "LogSoftmax" norms::log_softmax ["axis"] "";
     "MatMul" convs::matmul [] "";
+    "MatMulInteger" quant::matmul_integer [] "sums as floats, exact up to 2^24";
     "Max" elementwise::max [] "";
     "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "1-D and 2-D, first result";
     "Mean" elementwise::mean [] "";
@@ -77,6 +84,9 @@ operators! {
     "PRelu" elementwise::prelu [] "";
     "Pad" layout::pad ["mode" "pads" "value"] "constant mode, not cropping";
     "Pow" elementwise::pow [] "";
+    "QLinearConv" quant::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
+    "QLinearMatMul" quant::matmul [] "";
+    "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "one scale per tensor; constants also per channel";
     "Reciprocal" elementwise::reciprocal [] "";
     "ReduceL2" reduce::l2 ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceMax" reduce::max ["axes" "keepdims" "noop_with_empty_axes"] "";
@@ -103,9 +113,58 @@ operators! {
     "Unsqueeze" layout::unsqueeze ["axes"] "";
 }
 
-/// The operator of that name.
-pub fn find(name: &str) -> Option<&'static Operator> {
-    SUPPORTED.binary_search_by(|o| o.name.cmp(name)).ok().map(|i| &SUPPORTED[i])
+operators! {
+    /// Every supported operator of the domain `com.microsoft`, by name.
+    MICROSOFT:
+    "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "as in the default domain";
+    "QGemm" quant::gemm ["alpha" "transA" "transB"] "";
+    "QLinearAdd" quant::add [] "";
+    "QLinearAveragePool" quant::average_pool ["auto_pad" "ceil_mode" "channels_last" "count_include_pad" "kernel_shape" "pads" "strides"] "1-D and 2-D, channels first";
+    "QLinearConcat" quant::concat ["axis"] "";
+    "QLinearGlobalAveragePool" quant::global_average_pool ["channels_last"] "channels first";
+    "QLinearLeakyRelu" quant::leaky_relu ["alpha"] "";
+    "QLinearMul" quant::mul [] "";
+    "QLinearSigmoid" quant::sigmoid [] "";
+    "QLinearSoftmax" quant::softmax ["axis" "opset"] "";
+    "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "as in the default domain";
+}
+
+/// The operator of that name in a domain.
+pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
+    let table = match domain {
+        "" | "ai.onnx" => SUPPORTED,
+        "com.microsoft" => MICROSOFT,
+        _ => return None,
+    };
+    table.binary_search_by(|o| o.name.cmp(name)).ok().map(|i| &table[i])
+}
+
+impl Operator {
+    /// Whether it takes stored integers for what they are. Others would read them without their scale.
+    pub(crate) fn takes_integers(&self) -> bool {
+        let quantized = self.name.starts_with('Q') || self.name.ends_with("Integer") || self.name == "DequantizeLinear";
+        let moves = [
+            "Concat",
+            "DepthToSpace",
+            "Dropout",
+            "Expand",
+            "Flatten",
+            "Gather",
+            "Identity",
+            "MaxPool",
+            "Pad",
+            "Reshape",
+            "Shape",
+            "Size",
+            "Slice",
+            "SpaceToDepth",
+            "Split",
+            "Squeeze",
+            "Transpose",
+            "Unsqueeze",
+        ];
+        quantized || moves.contains(&self.name)
+    }
 }
 
 /// The page `docs/supported-ops.md`; `cargo xtask docs` writes it.
@@ -115,9 +174,12 @@ pub fn supported_ops_markdown() -> String {
          Operator sets {OLDEST_OPSET} to {NEWEST_OPSET} of the default domain. A model that holds anything else is refused with a list of\n\
          everything unsupported in it.\n\n| operator | supported |\n| --- | --- |\n"
     );
-    for o in SUPPORTED {
-        page += &format!("| {} | {} |\n", o.name, if o.note.is_empty() { "yes" } else { o.note });
-    }
+    let rows = |table: &[Operator]| -> String {
+        table.iter().map(|o| format!("| {} | {} |\n", o.name, if o.note.is_empty() { "yes" } else { o.note })).collect()
+    };
+    page += &rows(SUPPORTED);
+    page += "\nOf the domain `com.microsoft`, in which ONNX Runtime writes quantized models:\n\n| operator | supported |\n| --- | --- |\n";
+    page += &rows(MICROSOFT);
     page
 }
 
@@ -125,6 +187,6 @@ pub fn supported_ops_markdown() -> String {
 mod tests {
     #[test]
     fn the_table_is_sorted() {
-        assert!(super::SUPPORTED.windows(2).all(|w| w[0].name < w[1].name));
+        assert!([super::SUPPORTED, super::MICROSOFT].iter().all(|t| t.windows(2).all(|w| w[0].name < w[1].name)));
     }
 }

@@ -51,7 +51,11 @@ pub fn constant(cx: &mut NodeCx<'_>) -> Built {
     match <[Tensor; 1]>::try_from(tensors) {
         Ok([t]) => {
             let name = cx.proto.output.first().cloned().unwrap_or_default();
-            Ok(vec![cx.g.constant(name, t)])
+            let v = cx.g.constant(name, t);
+            if let Some(storage) = cx.narrow("value") {
+                cx.stored.types.insert(v, storage);
+            }
+            Ok(vec![v])
         }
         Err(all) => Err(cx.bad_attribute(format!("has {} values instead of one", all.len()))),
     }

@@ -1,0 +1,212 @@
+//! The operands of a layer in integers, for `push-requantize`.
+
+use crate::{
+    Cx, Sweep,
+    rounded::{rounded, rounded_tensor},
+};
+use quernel_ir::{Diagnostic, Multiplier, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Value, exact};
+use quernel_quant::Width;
+
+/// Integer operands of a layer.
+pub(crate) struct IntegerLayer {
+    pub args: Vec<Value>,
+    /// Whether the rounding of its result is part of it.
+    pub rounded: bool,
+}
+
+/// Weights as the integers that multiply, one row per output channel.
+struct Weights {
+    value: Value,
+    quant: Quant,
+    tensor: Tensor,
+    centered: Vec<i64>,
+    rows: usize,
+}
+
+const PASS: &str = "push-requantize";
+
+/// The operands of layer `n`, if it has an integer form; `result` is what its result is rounded to.
+pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> Result<Option<IntegerLayer>, Diagnostic> {
+    let node = s.g.nodes[n].clone();
+    let Some((_, residual)) = node.op.epilogue() else { return Ok(None) };
+    let Some(w) = weights(s, node.args[1]) else { return Ok(None) };
+    if cx.widths.get(&n) == Some(&Width::Float) {
+        return Ok(None);
+    }
+    let mut stays = |s: &Sweep<'_>, why: String| {
+        cx.remark(PASS, s.g, n, format!("stays float: {why}"));
+        Ok(None)
+    };
+    let Some(x) = rounded_tensor(s.g, node.args[0]) else { return stays(s, "its operand is not rounded to one scale".into()) };
+    if !matches!(w.quant.axis(), None | Some(0)) {
+        return stays(s, "the scales of its weights are not those of output channels".into());
+    }
+    let Some((tx, (sx, zx))) = s.g.ty(x).elem.quant().and_then(|t| Some((t.clone(), t.tensor_params()?))) else { return Ok(None) };
+    let has_bias = node.args.len() > 2 + usize::from(residual);
+    let bias = match has_bias {
+        true => match Bias::of(s, node.args[2]) {
+            Some(bias) => bias,
+            None => return stays(s, "its bias is computed".into()),
+        },
+        false => Bias::None,
+    };
+    let addend = match (residual, node.args.last()) {
+        (true, Some(&r)) => match rounded_tensor(s.g, r) {
+            Some(v) => Some(v),
+            _ => return Ok(None),
+        },
+        _ => None,
+    };
+    let addend_type = addend.and_then(|v| s.g.ty(v).elem.quant()?.tensor_params().map(|p| (p, s.g.ty(v).elem.quant().cloned())));
+    let row = w.centered.len() / w.rows.max(1);
+    let mut integers = Vec::with_capacity(w.rows);
+    for o in 0..w.rows {
+        let sw = w.quant.scale_at(o);
+        let factor = match &addend_type {
+            None => Some(0),
+            Some(((sr, _), _)) => exact::residual_factor(*sr, sx, sw),
+        };
+        let (Some(b), Some(factor)) = (bias.integer(o, sx, sw), factor) else {
+            return stays(s, format!("the bias or residual of channel {o} does not fit the units of the sum"));
+        };
+        let reach = |t: &Quant, zero: i32| i64::from(t.max() - zero).abs().max(i64::from(zero - t.min()).abs());
+        let magnitude: i64 = w.centered[o * row..(o + 1) * row].iter().map(|q| q.abs()).sum();
+        let residual_reach = match &addend_type {
+            Some(((_, zero), Some(t))) => i64::from(factor) * reach(t, *zero),
+            _ => 0,
+        };
+        let sum = magnitude.saturating_mul(reach(&tx, zx)).saturating_add(i64::from(b).abs()).saturating_add(residual_reach);
+        if sum > i64::from(i32::MAX) {
+            return stays(s, format!("the sum of channel {o} is not proven to fit 32 bits"));
+        }
+        integers.push(b);
+    }
+    let Some((x, weights)) = bytes(s, &node.op, x, &w)? else {
+        return stays(s, "its weights take more than 9 bits".into());
+    };
+    let mut args = vec![x, weights];
+    if has_bias {
+        let name = s.g.values[rounded(s.g, node.args[2]).unwrap_or(node.args[2])].name.clone();
+        args.push(s.constant(&name, Tensor::i32([w.rows], &integers)));
+    }
+    args.extend(addend);
+    Ok(Some(IntegerLayer { args, rounded: result.is_some_and(|q| representable(s, n, &w, sx, q, cx)) }))
+}
+
+fn weights(s: &Sweep<'_>, v: Value) -> Option<Weights> {
+    let value = rounded(s.g, v)?;
+    let tensor = s.g.tensor(value)?.clone();
+    let quant = tensor.ty.elem.quant()?.clone();
+    let centered = tensor.to_ints()?.into_iter().map(|q| i64::from(quant.centered(q as i32))).collect();
+    let rows = *tensor.ty.dims.first()?;
+    Some(Weights { value, quant, tensor, centered, rows })
+}
+
+/// Whether the multiplier of every channel is one the rounding of sums can have.
+fn representable(s: &Sweep<'_>, n: Node, w: &Weights, sx: f32, result: Value, cx: &mut Cx) -> bool {
+    let Some((sy, _)) = s.g.ty(result).elem.quant().and_then(Quant::tensor_params) else { return false };
+    let order = match s.g.nodes[n].op {
+        Op::Conv { multiplier, .. } | Op::Dense { multiplier, .. } => multiplier,
+        _ => Multiplier::F64,
+    };
+    let fits = (0..w.rows).all(|o| exact::multiplier(order, sx, w.quant.scale_at(o), sy) < exact::MAX_MULTIPLIER);
+    if !fits {
+        cx.remark(PASS, s.g, n, "its result is rounded apart: its scale is far below that of the operands");
+    }
+    fits
+}
+
+/// A bias: absent, float, or stored integers of some scale.
+enum Bias {
+    None,
+    Float(Vec<f32>),
+    Stored(Quant, Vec<i64>),
+}
+
+impl Bias {
+    fn of(s: &Sweep<'_>, v: Value) -> Option<Self> {
+        if let Some(floats) = s.floats(v) {
+            return Some(Self::Float(floats));
+        }
+        let tensor = s.g.tensor(rounded(s.g, v)?)?;
+        let quant = tensor.ty.elem.quant()?;
+        matches!(quant.axis(), None | Some(0)).then(|| Some(Self::Stored(quant.clone(), tensor.to_ints()?)))?
+    }
+
+    /// The bias of channel `o` in units of `sx sw`. Stored integers in these units are taken as they are.
+    fn integer(&self, o: usize, sx: f32, sw: f32) -> Option<i32> {
+        match self {
+            Self::None => Some(0),
+            Self::Float(b) => exact::quantize_bias(b[o], sx, sw),
+            Self::Stored(quant, codes) => {
+                let q = quant.centered(i32::try_from(codes[o]).ok()?);
+                let (own, unit) = (quant.scale_at(o), sx * sw);
+                let same = (own - unit).abs() <= 2.0 * f32::EPSILON * unit;
+                if same { Some(q) } else { exact::quantize_bias(q as f32 * own, sx, sw) }
+            }
+        }
+    }
+}
+
+/// Weights of 8 bits, and the operand they multiply. Weights that need 9 bits are the sum of several of 8, which
+/// multiply copies of the operand.
+fn bytes(s: &mut Sweep<'_>, op: &Op, x: Value, w: &Weights) -> Result<Option<(Value, Value)>, Diagnostic> {
+    let symmetric = w.quant.tensor_params().is_none_or(|(_, zero)| zero == 0);
+    let direct = w.quant.storage().bits() < 8 || w.quant.storage() == Storage::I8;
+    if direct && (symmetric || matches!(w.quant.scheme(), Scheme::Table { .. })) || matches!(w.quant.scheme(), Scheme::Table { .. }) {
+        return Ok(Some((x, w.value)));
+    }
+    if w.centered.iter().any(|q| q.abs() > 255) {
+        return Ok(None);
+    }
+    let mut rest = w.centered.clone();
+    let mut parts: Vec<Vec<i64>> = Vec::new();
+    while parts.is_empty() || rest.iter().any(|q| *q != 0) {
+        let part: Vec<i64> = rest.iter().map(|q| (*q).clamp(-128, 127)).collect();
+        for (r, p) in rest.iter_mut().zip(&part) {
+            *r -= p;
+        }
+        parts.push(part);
+    }
+    let scheme = match w.quant.scheme() {
+        Scheme::PerTensor { scale, .. } => Scheme::PerTensor { scale: *scale, zero_point: 0 },
+        other => other.clone(),
+    };
+    let quant = Quant::new(Storage::I8, -128, 127, scheme).map_err(Diagnostic::bug)?;
+    let mut dims = w.tensor.ty.dims.clone();
+    // Along input channels: the parts of one output channel follow each other.
+    let row = w.centered.len() / w.rows.max(1);
+    let codes = (0..w.rows).flat_map(|o| parts.iter().flat_map(move |p| p[o * row..(o + 1) * row].iter().copied()));
+    dims[1] *= parts.len();
+    let name = s.g.values[w.value].name.clone();
+    let tensor = Tensor::from_ints(TensorTy::new(dims, quant), codes.collect::<Vec<i64>>());
+    let weights = s.constant(&name, tensor);
+    if parts.len() == 1 {
+        return Ok(Some((x, weights)));
+    }
+    Ok(Some((copies(s, op, x, parts.len())?, weights)))
+}
+
+/// `count` copies of the channels of every group, one after another.
+fn copies(s: &mut Sweep<'_>, op: &Op, x: Value, count: usize) -> Result<Value, Diagnostic> {
+    let origin = s.g.producer(x).map(|n| s.g.nodes[n].origin.clone()).unwrap_or_default();
+    let elem = s.g.ty(x).elem.clone();
+    let dims = s.g.ty(x).dims.clone();
+    let groups = match op {
+        Op::Conv { groups, .. } => *groups,
+        _ => {
+            let last = dims.len() - 1;
+            return s.push(Op::Concat { axis: last }, &vec![x; count], elem, origin);
+        }
+    };
+    if groups == 1 {
+        return s.push(Op::Concat { axis: 1 }, &vec![x; count], elem, origin);
+    }
+    let mut split = vec![dims[0], groups, dims[1] / groups];
+    split.extend(&dims[2..]);
+    let mut joined = dims;
+    joined[1] *= count;
+    let apart = s.push(Op::Reshape { dims: split }, &[x], elem.clone(), origin.clone())?;
+    let several = s.push(Op::Concat { axis: 2 }, &vec![apart; count], elem.clone(), origin.clone())?;
+    s.push(Op::Reshape { dims: joined }, &[several], elem, origin)
+}
