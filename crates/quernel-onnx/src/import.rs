@@ -47,6 +47,9 @@ pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, Vec<Diagnosti
     }
 }
 
+/// Newest version of the file format that is understood. The fields read here have not changed since the first.
+const IR_VERSIONS: i64 = 20;
+
 fn not_onnx(message: &str) -> Diagnostic {
     Diagnostic::new(Code::NotOnnx, message)
 }
@@ -61,6 +64,17 @@ fn decode(bytes: &[u8]) -> Result<ModelProto, Diagnostic> {
     let model = ModelProto::decode(bytes).map_err(|e| not_onnx(&format!("the bytes do not decode as an ONNX model: {e}")))?;
     match &model.graph {
         None => Err(not_onnx("the message holds no graph")),
+        Some(_) if model.ir_version.is_some_and(|v| !(1..=IR_VERSIONS).contains(&v)) => {
+            let version = model.ir_version.unwrap_or_default();
+            Err(Diagnostic::new(
+                Code::BadGraph,
+                format!("the model says that its format has version {version}; 1 to {IR_VERSIONS} are understood"),
+            ))
+        }
+        Some(g) if g.output.len() > limits::PORTS || g.input.len() > limits::PORTS + g.initializer.len() => Err(Diagnostic::new(
+            Code::LimitExceeded,
+            format!("the graph has {} inputs and {} outputs; the limit is {} each", g.input.len(), g.output.len(), limits::PORTS),
+        )),
         Some(g) if g.node.len() > limits::NODES => {
             Err(Diagnostic::new(Code::LimitExceeded, format!("the graph has {} nodes; the limit is {}", g.node.len(), limits::NODES)))
         }
@@ -114,6 +128,7 @@ impl<'a> Importer<'a> {
         for (index, node) in proto.node.iter().enumerate() {
             self.node(index, node, &produced);
         }
+        self.declared_types(proto);
         self.outputs(proto);
         self.pinned(proto);
     }
@@ -171,7 +186,13 @@ impl<'a> Importer<'a> {
                 continue;
             }
             // Before IR version 4 every initializer had to be listed as an input, too.
-            if self.env.contains_key(name) || self.poisoned.contains(name) {
+            if let Some(&v) = self.env.get(name) {
+                if let Err(d) = self.declared(input, v) {
+                    self.found.push(d.at(place));
+                }
+                continue;
+            }
+            if self.poisoned.contains(name) {
                 continue;
             }
             match self.input_type(input) {
@@ -220,9 +241,35 @@ impl<'a> Importer<'a> {
         let dims = tensor::dimensions(&dims)
             .map_err(|d| Diagnostic { code: if d.code == Code::BadTensor { Code::ShapeMismatch } else { d.code }, ..d })?;
         if dims.contains(&0) {
-            return Err(Diagnostic::new(Code::ShapeMismatch, format!("has dimensions {dims:?}, and no element")));
+            return Err(Diagnostic::new(
+                Code::UnsupportedForm,
+                format!("has dimensions {dims:?}; tensors without elements are not supported"),
+            ));
         }
         Ok(TensorTy::new(dims, Scalar::F32))
+    }
+
+    /// An initializer that is listed as an input has the type and shape it is listed with.
+    fn declared(&self, input: &ValueInfoProto, v: Value) -> Result<(), Diagnostic> {
+        let Some(ty) = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()) else { return Ok(()) };
+        let own = self.graph.ty(v);
+        if let (Some(elem), quernel_ir::Elem::Scalar(scalar)) = (ty.elem_type.filter(|e| *e != 0), &own.elem)
+            && tensor::scalar(elem) != Some(*scalar)
+        {
+            let message = format!("is declared as {}, and its initializer is {}", tensor::type_name(elem), own.elem);
+            return Err(Diagnostic::new(Code::BadGraph, message));
+        }
+        let Some(shape) = &ty.shape else { return Ok(()) };
+        let fits = shape.dim.len() == own.rank()
+            && shape.dim.iter().zip(&own.dims).all(|(d, own)| match &d.value {
+                Some(Extent::DimValue(d)) => *d == *own as i64,
+                _ => true,
+            });
+        if fits {
+            Ok(())
+        } else {
+            Err(Diagnostic::new(Code::ShapeMismatch, format!("is declared with another shape than its initializer, {:?}", own.dims)))
+        }
     }
 
     /// Every name has one definition.
@@ -247,7 +294,12 @@ impl<'a> Importer<'a> {
     fn unsupported(&mut self, model: &ModelProto, proto: &'a GraphProto) {
         let functions: BTreeSet<&str> = model.functions.iter().filter_map(|f| f.name.as_deref()).collect();
         for (index, node) in proto.node.iter().enumerate() {
-            if operator(node).is_some() {
+            if let Some(operator) = operator(node) {
+                if too_new(operator, node, self.opset) {
+                    let message = format!("the operator {} exists from opset {} on", operator.name, operator.since());
+                    self.found.push(Diagnostic::new(Code::BadGraph, message).at(label(index, node, self.opset)));
+                    self.poisoned.extend(node.output.iter().map(String::as_str));
+                }
                 continue;
             }
             let (op, domain) = (node.op_type.as_deref().unwrap_or_default(), node.domain.as_deref().unwrap_or_default());
@@ -268,7 +320,7 @@ impl<'a> Importer<'a> {
     }
 
     fn node(&mut self, index: usize, node: &'a NodeProto, produced: &BTreeSet<&str>) {
-        let Some(operator) = operator(node) else { return };
+        let Some(operator) = operator(node).filter(|o| !too_new(o, node, self.opset)) else { return };
         let label = label(index, node, self.opset);
         if self.found.len() > limits::DIAGNOSTICS {
             return;
@@ -295,6 +347,10 @@ impl<'a> Importer<'a> {
         // Optional operands that are left out at the end are the same as absent ones.
         while inputs.last().is_some_and(Option::is_none) {
             inputs.pop();
+        }
+        if node.output.iter().all(String::is_empty) {
+            self.found.push(Diagnostic::new(Code::BadGraph, "has no result").at(&label));
+            sound = false;
         }
         let built = if sound { self.build(operator, &label, node, inputs, index) } else { Err(None) };
         match built {
@@ -420,6 +476,21 @@ impl<'a> Importer<'a> {
         }
     }
 
+    /// What the file says of the types of tensors in between.
+    fn declared_types(&mut self, proto: &'a GraphProto) {
+        for info in &proto.value_info {
+            let name = info.name.as_deref().unwrap_or_default();
+            let elem = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.elem_type).unwrap_or(0);
+            let Some(&v) = self.env.get(name).filter(|_| elem != 0) else { continue };
+            if let quernel_ir::Elem::Scalar(own @ Scalar::F32) = self.graph.ty(v).elem
+                && tensor::scalar(elem).is_none_or(|declared| declared != own)
+            {
+                let message = format!("is declared as {}, computed {}", tensor::type_name(elem), own.name());
+                self.found.push(Diagnostic::new(Code::BadGraph, message).at(format!("tensor {name:?}")));
+            }
+        }
+    }
+
     /// A `--dim` that names nothing is a typing error worth a word.
     fn pinned(&mut self, proto: &GraphProto) {
         let dims = proto.input.iter().filter_map(|i| i.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()).flat_map(|s| &s.dim);
@@ -437,6 +508,11 @@ impl<'a> Importer<'a> {
             }
         }
     }
+}
+
+/// Whether the operator set of the model does not have the operator yet.
+fn too_new(operator: &Operator, node: &NodeProto, opset: i64) -> bool {
+    is_default_domain(node.domain.as_deref()) && operator.since() > opset
 }
 
 fn operator(node: &NodeProto) -> Option<&'static Operator> {

@@ -64,6 +64,8 @@ pub mod limits {
     pub const ELEMENTS: usize = 1 << 31;
     /// Bytes of all constants.
     pub const CONSTANT_BYTES: usize = 4 << 30;
+    /// Inputs, and outputs, of a graph.
+    pub const PORTS: usize = 1 << 10;
     /// Nodes of a graph.
     pub const NODES: usize = 1 << 20;
     /// Axes of a tensor.

@@ -90,6 +90,9 @@ impl NodeCx<'_> {
     pub fn const_ints(&self, i: usize) -> Result<Option<Vec<i64>>, Diagnostic> {
         let Some(v) = self.optional(i) else { return Ok(None) };
         let tensor = self.constant(i, v)?;
+        if tensor.ty.rank() > 1 {
+            return Err(self.err(Code::ShapeMismatch, format!("operand {i} is a list of integers and has rank {}", tensor.ty.rank())));
+        }
         match tensor.to_ints() {
             Some(ints) if ints.len() <= limits::SHAPE_ELEMENTS => Ok(Some(ints)),
             Some(ints) => Err(self.err(Code::LimitExceeded, format!("operand {i} has {} elements", ints.len()))),

@@ -57,7 +57,10 @@ pub fn transpose(cx: &mut NodeCx<'_>) -> Built {
     let rank = cx.g.ty(x).rank();
     let perm = match cx.ints("perm")? {
         None => (0..rank).rev().collect(),
-        Some(p) => p.iter().map(|&a| cx.axis(a, rank)).collect::<Result<Vec<_>, _>>()?,
+        Some(p) => {
+            let axis = |a: &i64| usize::try_from(*a).ok().filter(|a| *a < rank);
+            p.iter().map(axis).collect::<Option<Vec<_>>>().ok_or_else(|| cx.bad_attribute(format!("attribute `perm` is {p:?}")))?
+        }
     };
     Ok(vec![cx.push(Op::Transpose { perm }, &[x])?])
 }
@@ -94,7 +97,7 @@ fn push_slice(cx: &mut NodeCx<'_>, x: Value, parts: &[(usize, usize, isize, usiz
         (start[axis], step[axis], len[axis]) = (first, by, n);
     }
     if len.contains(&0) {
-        return Err(cx.err(Code::ShapeMismatch, "the slice is empty"));
+        return Err(cx.unsupported("makes a tensor without elements"));
     }
     if len == dims && step.iter().all(|s| *s == 1) {
         return Ok(x);

@@ -28,6 +28,23 @@ pub struct Operator {
     pub(crate) build: fn(&mut NodeCx<'_>) -> Built,
 }
 
+impl Operator {
+    /// The first operator set that has it; those that are older than everything understood count as version 1.
+    pub fn since(&self) -> i64 {
+        match self.name {
+            "Expand" => 8,
+            "ConstantOfShape" | "Erf" => 9,
+            "MatMulInteger" | "ConvInteger" | "QLinearConv" | "QLinearMatMul" | "QuantizeLinear" | "DequantizeLinear" => 10,
+            "DynamicQuantizeLinear" => 11,
+            "HardSwish" => 14,
+            "LayerNormalization" => 17,
+            "Gelu" => 20,
+            "Swish" => 24,
+            _ => 1,
+        }
+    }
+}
+
 macro_rules! operators {
     ($(#[$doc:meta])* $table:ident: $($name:literal $build:path [$($attribute:literal)*] $note:literal;)*) => {
         $(#[$doc])*
