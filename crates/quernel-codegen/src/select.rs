@@ -7,7 +7,7 @@
 use crate::leaf::asm::{Asm, Emitted};
 use iced_x86::code_asm::*;
 
-/// CPU names of the variants, in the order of the numbers [`detector`] returns from 1 on. Every CPU has the first.
+/// CPU names of the variants, in the order of the numbers the detector returns from 1 on. Every CPU has the first.
 pub const VARIANTS: [&str; 4] = ["x86-64", "x86-64-v3", "avx-vnni", "icelake-server"];
 
 /// Bits of CPUID leaf 1, ECX: SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT, OSXSAVE, AVX.

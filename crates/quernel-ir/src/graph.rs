@@ -107,7 +107,7 @@ pub struct ConstData {
     pub tensor: Tensor,
 }
 
-/// A network. Invariants are those of [`crate::verify`].
+/// A network. Invariants are those of [`crate::verify()`].
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// Name of the model.

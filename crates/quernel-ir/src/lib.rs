@@ -4,7 +4,7 @@
 //! * [`Program`]: steps over byte-exact slots of one arena, channels last, weights packed.
 //! * [`exact`]: the arithmetic both share with the interpreter and the code generator.
 //!
-//! A graph travels through named [`Stage`]s; [`verify`] lists every fault of a graph at a stage, and only a
+//! A graph travels through named [`Stage`]s; [`verify()`] lists every fault of a graph at a stage, and only a
 //! [`Verified`] graph can be lowered. The text form ([`text`]) prints and parses.
 //!
 //! **What is absent:** no I/O, no ONNX, no target, no hash-ordered iteration.

@@ -242,7 +242,7 @@ pub enum Op {
         /// Added to the variance.
         epsilon: f32,
     },
-    /// Element-wise function; on a quantized type the 256-entry table [`crate::exact::unary_table`].
+    /// Element-wise function; on a quantized type the 256-entry table of [`crate::exact::unary_entry`].
     Unary(Unary),
     /// Element-wise function of two with broadcasting; quantized: dequantize, operate, quantize.
     Binary(Binary),

@@ -299,7 +299,7 @@ pub enum What {
         /// Parameters of the operand.
         from: ByteQuant,
     },
-    /// reads x bytes, weights i8, bias i32[O16], scale f32[O16], (residual bytes, factors i16[O16]); writes bytes or
+    /// reads x bytes, weights i8, bias `i32[O16]`, scale `f32[O16]`, (residual bytes, factors `i16[O16]`); writes bytes or
     /// f32. `acc = bias + sum (x as stored) * w + r * factor` in wrapping i32, then `end` with the channel's scale.
     /// Zero points are folded into the bias; a padded position reads as `zero`. O16 is O rounded up to 16.
     Conv {
@@ -314,7 +314,7 @@ pub enum What {
         /// How sums end.
         end: End,
     },
-    /// reads x f32, weights f32, bias f32[O16], (residual f32); writes f32. From +0, taps in order `ky, kx, i`:
+    /// reads x f32, weights f32, bias `f32[O16]`, (residual f32); writes f32. From +0, taps in order `ky, kx, i`:
     /// `acc = fl(acc + fl(x w))`; then `fl(acc + bias)`, `fl(. + r)`, clip.
     ConvFloat {
         /// Geometry and packing.
@@ -353,7 +353,7 @@ pub enum What {
         /// Rows, then columns.
         window: [WindowDim; 2],
     },
-    /// reads bytes, table u8[256]; writes bytes: `table[byte]`, `count` contiguous elements.
+    /// reads bytes, table `u8[256]`; writes bytes: `table[byte]`, `count` contiguous elements.
     Lookup {
         /// Elements.
         count: usize,
@@ -429,7 +429,7 @@ pub enum What {
         /// Logarithmic form.
         log: bool,
     },
-    /// reads bytes `[outer][len][inner]`, table u32[256] of [`crate::exact::softmax_table`]; writes bytes, or f32
+    /// reads bytes `[outer][len][inner]`, table `u32[256]` of [`crate::exact::softmax_table`]; writes bytes, or f32
     /// when `to` is `None`.
     SoftmaxBytes {
         /// Elements before the axis.

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// Each stage is a smaller language than the one before it; [`crate::verify`] checks membership.
+/// Each stage is a smaller language than the one before it; [`crate::verify()`] checks membership.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Stage {
     /// As the file said it: float operators in ONNX's layouts, static shapes.

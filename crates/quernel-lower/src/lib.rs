@@ -1,6 +1,6 @@
 //! Graph to program.
 //!
-//! * Layout is lazy: every value has a [`view::View`], so transposes, reshapes, slices and broadcasts cost nothing
+//! * Layout is lazy: every value has a `View`, so transposes, reshapes, slices and broadcasts cost nothing
 //!   until a kernel needs its operand in another shape, and then cost one move.
 //! * Convolutions and pools work channels-last. A value that a padded convolution reads is allocated with a margin
 //!   holding its zero point, so that the convolution sees no edge.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! **A model file is untrusted.** Every size is checked before memory is taken for it, names are data, and every fault
-//! becomes a located [`Diagnostic`]. All unsupported operators of a file are listed at once.
+//! becomes a located [`Diagnostic`](quernel_ir::Diagnostic). All unsupported operators of a file are listed at once.
 //!
 //! **What is absent:** optimization. The graph says what the file said; only arithmetic on shapes is evaluated, because
 //! the types of later operators depend on it.

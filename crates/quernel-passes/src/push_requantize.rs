@@ -22,6 +22,7 @@ impl Pass for PushRequantize {
     }
     fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
         wide::widen(g, cx)?;
+        clamp_after_rounding(g)?;
         let readers = sole_quantize(g);
         Sweep::run(g, |s, n| {
             let node = s.g.nodes[n].clone();
@@ -91,6 +92,40 @@ fn sole_quantize(g: &Graph) -> Vec<Option<Node>> {
         uses[v.index()] += 1;
     }
     found.iter().zip(&uses).map(|(n, u)| n.filter(|_| *u == 1)).collect()
+}
+
+/// `quantize(clamp(x))` becomes a clamp of `quantize(x)`, so that what computes `x` meets its rounding. Rounding is
+/// monotone, so both are the same; and where the type holds nothing beyond the bounds, its saturation is the clamp.
+fn clamp_after_rounding(g: &mut Graph) -> Result<(), Diagnostic> {
+    let readers = sole_quantize(g);
+    Sweep::run(g, |s, n| {
+        let node = s.g.nodes[n].clone();
+        let quantize = readers.get(node.result().index()).copied().flatten();
+        let (Op::Unary(Unary::Relu | Unary::Clip { .. }), Some(quantize)) = (&node.op, quantize) else {
+            s.keep(n);
+            return Ok(());
+        };
+        let x = node.args[0];
+        let elementwise = s.g.producer(x).is_some_and(|p| matches!(form(s.g, p), Form::Elementwise | Form::Mean | Form::Move));
+        let q = s.g.nodes[quantize].result();
+        let to = s.g.ty(q).elem.clone();
+        if !elementwise || s.uses(x) != 1 || to.quant().is_none_or(|t| t.storage().bits() > 8) {
+            s.keep(n);
+            return Ok(());
+        }
+        let before = s.push(Op::Quantize, &[x], to, node.origin.clone())?;
+        s.g.values[before].name = s.g.values[x].name.clone();
+        s.kill(quantize);
+        if is_saturation(s, &node.op, &[before], q) {
+            s.kill(n);
+            s.alias(q, before);
+            return Ok(());
+        }
+        s.g.values[q].def = Def::Result { node: n, slot: 0 };
+        s.g.nodes[n].results = vec![q];
+        s.rewrite(n, node.op, vec![before]);
+        Ok(())
+    })
 }
 
 /// `quantize(dequantize(q))` is `q`, or a table.

@@ -1,6 +1,6 @@
 //! The text form `.qir`: prints and parses. `docs/ir.md` is its reference.
 //!
-//! * [`print`] is brief: long data shows as a content hash, which [`parse_with`] resolves through a [`Pool`].
+//! * [`print()`] is brief: long data shows as a content hash, which [`parse_with`] resolves through a [`Pool`].
 //! * [`print_full`] holds everything, and [`parse`] gives the same graph back.
 //! * Values are numbered by position, so dead nodes and values change nothing.
 //! * Programs only print ([`crate::Program`]'s `Display`).

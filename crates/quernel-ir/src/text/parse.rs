@@ -13,7 +13,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// Reads one graph. The result is well formed but not verified: [`crate::verify`] says whether it is sound.
+/// Reads one graph. The result is well formed but not verified: [`crate::verify()`] says whether it is sound.
 ///
 /// An error is a [`Code::BadText`] at `line L, column C`. A tensor has at most 2^31 elements and 64 axes; the
 /// shorthands `splat`, `seed` and `{N x SCALE}` of a text stand for at most 2^28 bytes.

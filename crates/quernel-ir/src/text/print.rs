@@ -33,7 +33,7 @@ pub fn print_full(g: &Graph) -> String {
 }
 
 impl fmt::Display for Graph {
-    /// [`print`].
+    /// [`print()`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&print(self))
     }
