@@ -128,7 +128,7 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
             calibrator: options.calibrator,
             integer_io: options.integer_io,
         }),
-        "quantize-weights" => Box::new(quantize_weights::QuantizeWeights),
+        "quantize-weights" => Box::new(quantize_weights::QuantizeWeights { given: options.ranges.is_none() }),
         "bias-correct" => Box::new(bias_correct::BiasCorrect { ranges: options.ranges.clone() }),
         "push-requantize" => Box::new(push_requantize::PushRequantize),
         "integer-io" => Box::new(integer_io::IntegerIo),

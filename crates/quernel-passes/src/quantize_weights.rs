@@ -11,7 +11,10 @@ use quernel_quant::{
     weights::{Levels, mse_scales, quantize_rows, snap_scale},
 };
 
-pub struct QuantizeWeights;
+pub struct QuantizeWeights {
+    /// Whether operands are rounded because the model says so.
+    pub given: bool,
+}
 
 /// Largest bias in units of the accumulator; sums of products need the rest of the 31 bits.
 const MAX_BIAS: f64 = (1u64 << 29) as f64;
@@ -31,6 +34,9 @@ impl Pass for QuantizeWeights {
                 return Ok(());
             };
             let mut node = s.g.nodes[n].clone();
+            if self.given {
+                cx.remark(self.name(), s.g, n, format!("its weights are floats in the model; they are rounded to {} bits", plan.bits));
+            }
             let snapped = plan.snapped.as_ref();
             let rounded = round(s, n, &plan, snapped.unwrap_or(&plan.scales))?;
             if let Some(float) = s.g.tensor(node.args[1]).cloned() {
