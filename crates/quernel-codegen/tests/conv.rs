@@ -85,7 +85,7 @@ fn layer(rng: &mut Rng) -> Case {
     let pad = if rng.below(6) == 0 { kernel / 2 } else { 0 };
     let dim = WindowDim { kernel, stride, dilation: 1, before: pad, after: pad };
     // Few channels have a form of their own.
-    let o = if depthwise && rng.below(3) == 0 { rng.pick(&[8, 16]) } else { rng.pick(&channels) };
+    let o = if depthwise && rng.below(2) == 0 { rng.pick(&[8, 16]) } else { rng.pick(&channels) };
     let i = if depthwise {
         1
     } else {

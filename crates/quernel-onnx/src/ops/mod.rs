@@ -7,6 +7,8 @@ mod norms;
 mod pools;
 mod quant;
 mod reduce;
+mod resize;
+mod transposed;
 mod values;
 
 pub use layout::slice_axis;
@@ -68,6 +70,7 @@ operators! {
     "ConstantOfShape" values::constant_of_shape ["value"] "constant shape";
     "Conv" convs::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
     "ConvInteger" quant::conv_integer ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D; sums as floats, exact up to 2^24";
+    "ConvTranspose" transposed::conv_transpose ["auto_pad" "dilations" "group" "kernel_shape" "output_padding" "output_shape" "pads" "strides"] "1-D and 2-D, constant weights";
     "DepthToSpace" layout::depth_to_space ["blocksize" "mode"] "";
     "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "integers of up to 32 bits";
     "Div" elementwise::div [] "";
@@ -113,6 +116,7 @@ operators! {
     "ReduceSumSquare" reduce::sum_square ["axes" "keepdims" "noop_with_empty_axes"] "";
     "Relu" elementwise::relu [] "";
     "Reshape" layout::reshape ["allowzero"] "constant shape";
+    "Resize" resize::resize ["antialias" "axes" "coordinate_transformation_mode" "cubic_coeff_a" "exclude_outside" "extrapolation_value" "keep_aspect_ratio_policy" "mode" "nearest_mode"] "no cropping, no antialiasing";
     "Shape" values::shape ["start" "end"] "";
     "Sigmoid" elementwise::sigmoid [] "";
     "Size" values::shape [] "";
@@ -128,6 +132,7 @@ operators! {
     "Tanh" elementwise::tanh [] "";
     "Transpose" layout::transpose ["perm"] "";
     "Unsqueeze" layout::unsqueeze ["axes"] "";
+    "Upsample" resize::upsample ["mode" "scales"] "";
 }
 
 operators! {
