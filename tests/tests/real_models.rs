@@ -72,3 +72,52 @@ fn keyword_spotting() {
     let case = Case { model, input: "input_1", calibration: (data.clone(), 0..100), test: (data, 100..500), transform };
     check(&case, 89.0, 1.0);
 }
+
+/// Layers with constant weights that did not become integer code.
+fn float_layers(compiled: &quernel::Compiled) -> Vec<String> {
+    compiled.layers.iter().filter(|l| matches!(l.kind, "conv" | "dense") && !l.integer).map(|l| l.name.clone()).collect()
+}
+
+/// A model that arrives quantized: nothing is measured, nothing stays float, and the answers are those of a float engine
+/// that runs the file as it is written.
+fn check_quantized(name: &str, data: &str, rows: Range<usize>, input: &str, transform: Transform, least_top1: f64) {
+    let (Some(path), Some(data)) = (real_model(name), real_model(data)) else { return };
+    let options =
+        SampleOptions { rename: [(input.to_owned(), "x".to_owned())].into(), rows: Some(rows), transform, ..SampleOptions::default() };
+    let model = Model::read(&path, &ModelOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+    let samples = Samples::open_with(&data, &model.inputs(), &options).unwrap_or_else(|e| panic!("{e:?}"));
+    let compiled = Compiler::default().compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(float_layers(&compiled), [String::new(); 0]);
+    let e = evaluate(&model, &compiled, &samples, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+    let top1 = e.compiled_top1.expect("labels");
+    eprintln!("{name}: {top1:.2} %, same answer {:.2} %, SQNR {:.1} dB on {} samples", e.agreement, e.sqnr_db, e.samples);
+    assert!(top1 >= least_top1 && e.agreement >= 99.0 && e.sqnr_db >= 40.0, "{top1:.2} %, {:.2} %, {:.1} dB", e.agreement, e.sqnr_db);
+    check_against_interpreter(&compiled, &samples.slice(0..samples.len().min(10)), &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn resnet8_arrives_quantized() {
+    let name = "cifar10_resnet8/ic_resnet8_qdq_int8.onnx";
+    check_quantized(name, "cifar10_resnet8/cifar10_4000.npz", 1000..1300, "input_1", Transform::default(), 91.0);
+}
+
+#[test]
+fn keyword_spotting_arrives_quantized() {
+    let transform = Transform { subtract: 83.0, multiply: 0.584_702_9, layout: None };
+    check_quantized("kws_dscnn/kws_dscnn_qdq_int8.onnx", "kws_dscnn/kws_500.npz", 0..500, "input_1", transform, 90.0);
+}
+
+#[test]
+fn files_that_arrive_quantized() {
+    let folder = "micro_kws/micro_kws_m_";
+    let variants = ["qdq", "static_qdq", "static_qoperator", "qoperator_add_shape", "qoperator_avg_pool", "qoperator_softmax"];
+    let others = ["ad_autoencoder/ad_autoencoder_qdq_int8.onnx", "vww_mobilenet/vww_mobilenetv1_025_qdq_int8.onnx"];
+    for name in variants.iter().map(|v| format!("{folder}{v}.onnx")).chain(others.map(String::from)) {
+        let Some(path) = real_model(&name) else { continue };
+        let model = Model::read(&path, &ModelOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+        let compiled = Compiler::default().compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(float_layers(&compiled), [String::new(); 0], "{name}");
+        let samples = Samples::random(&model.inputs(), 3);
+        check_against_interpreter(&compiled, &samples, &mut |_| ()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}

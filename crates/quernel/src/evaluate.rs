@@ -3,7 +3,7 @@
 use crate::{Compiled, Failure, Model, Progress};
 use quernel_codegen::Jit;
 use quernel_float::FloatModel;
-use quernel_ir::{Code, Diagnostic, Op, Program, Tensor, TensorTy};
+use quernel_ir::{Code, Diagnostic, Graph, Op, Program, Tensor, TensorTy};
 use quernel_quant::{Samples, metrics};
 use serde::Serialize;
 
@@ -33,17 +33,47 @@ impl Evaluation {
     }
 }
 
+/// What the compiled code is measured against: the float engine, or, for a model it does not know, the interpreter on the
+/// graph as it was imported.
+enum Reference<'a> {
+    Engine(FloatModel),
+    Graph(&'a Graph),
+}
+
+impl<'a> Reference<'a> {
+    fn of(model: &'a Model) -> Result<Self, Failure> {
+        let graph = &model.imported.graph;
+        // The engine hands out floats only.
+        if graph.outputs.iter().any(|(_, v)| !graph.ty(*v).elem.is_f32()) {
+            return Ok(Self::Graph(graph));
+        }
+        match FloatModel::load(&model.bytes, &model.dims) {
+            Ok(engine) => Ok(Self::Engine(engine)),
+            Err(d) if d.code == Code::FloatRunFailed => Ok(Self::Graph(graph)),
+            Err(d) => Err(d.in_file(&model.file).into()),
+        }
+    }
+
+    fn run(&self, inputs: &[Tensor]) -> Result<Option<Tensor>, Failure> {
+        let all = match self {
+            Self::Engine(engine) => engine.run(inputs)?,
+            Self::Graph(graph) => quernel_interp::run_graph(graph, inputs)?,
+        };
+        Ok(all.into_iter().next().map(decode).transpose()?)
+    }
+}
+
 /// Runs all samples through the float engine and through compiled code in this process.
 pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress: &mut dyn FnMut(Progress)) -> Result<Evaluation, Failure> {
     let labels = samples.labels();
     let program = compiled.program()?;
     let mut jit = compiled.jit()?;
-    let float = FloatModel::load(&model.bytes, &model.dims).map_err(|d| d.in_file(&model.file))?;
+    let float = Reference::of(model)?;
     let (mut signal, mut noise, mut max_abs) = (0f64, 0f64, 0f64);
     let (mut float_hits, mut compiled_hits, mut agree) = (0usize, 0usize, 0usize);
     for i in 0..samples.len() {
         let inputs = samples.get(i)?;
-        let want = first_f32(float.run(&inputs)?.first(), &model.file)?;
+        let want = first_f32(float.run(&inputs)?.as_ref(), &model.file)?;
         let got = outputs(program, run_jit(&mut jit, &encode_for(program, &inputs)?)?)?;
         let got = first_f32(got.first().map(|(_, t)| t), &model.file)?;
         if want.len() != got.len() {
