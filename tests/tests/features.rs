@@ -1,4 +1,4 @@
-//! Every model of `fixtures/features`, float and int8, at every kernel level of this machine.
+//! Every model of `fixtures/features` and `fixtures/operators`, float and int8, at every kernel level of this machine.
 //!
 //! * float: the outputs agree with the expected ones of the ONNX reference (1e-4 relative to the largest);
 //! * float and int8: compiled code equals the interpreter of the program, which equals the interpreter of the graph;
@@ -8,7 +8,7 @@ use quernel::{
     Calibration, Compiled, Compiler, Model, ModelOptions,
     codegen::{Jit, Level, Options},
     interp,
-    ir::Tensor,
+    ir::{Code, Tensor},
     quant::{Bits, SampleOptions, Samples, Width, expected_outputs},
 };
 use std::path::Path;
@@ -16,12 +16,30 @@ use std::path::Path;
 /// Noise an 8-bit network of one or two layers may add. Ill-conditioned single-feature models stay above it by far.
 const LEAST_SQNR_DB: f64 = 20.0;
 
+/// Models that no code is generated for yet: refused with a located error. The list can only shrink.
+const REFUSED: &[&str] = &["pow_inputs", "pow_broadcast"];
+
+/// Whether the model is refused, and as it should be.
+fn refused(path: &Path, result: &Result<Compiled, quernel::Failure>) -> bool {
+    let listed = path.file_stem().is_some_and(|s| REFUSED.iter().any(|r| s == *r));
+    match result {
+        Err(e) if listed => assert!(e.0.iter().all(|d| d.code == Code::UnsupportedForm && d.location.place.is_some()), "{e}"),
+        _ => assert!(!listed, "{} compiles; take it off the list", path.display()),
+    }
+    listed
+}
+
 fn model(path: &Path) -> Model {
     Model::read(path, &ModelOptions::default()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn samples(path: &Path, model: &Model) -> Samples {
     Samples::open_with(&path.with_extension("npz"), &model.inputs(), &SampleOptions::default()).unwrap_or_else(|e| panic!("{e:?}"))
+}
+
+/// The compilation, once code could be generated.
+fn generated(compiled: Compiled) -> Result<Compiled, quernel::Failure> {
+    compiled.jit().map(|_| compiled)
 }
 
 /// Compiled code at every level equals the program's interpreter, which equals the graph's. Returns the outputs.
@@ -46,9 +64,11 @@ fn agree(compiled: &Compiled, inputs: &[Tensor]) -> Vec<Tensor> {
 fn float(path: &Path) -> datatest_stable::Result<()> {
     let model = model(path);
     let samples = samples(path, &model);
-    let compiled = Compiler { bits: Bits::uniform(Width::Float), ..Compiler::default() }
-        .compile(&model, &mut |_| ())
-        .unwrap_or_else(|e| panic!("{e}"));
+    let compiled = Compiler { bits: Bits::uniform(Width::Float), ..Compiler::default() }.compile(&model, &mut |_| ()).and_then(generated);
+    if refused(path, &compiled) {
+        return Ok(());
+    }
+    let compiled = compiled.unwrap_or_else(|e| panic!("{e}"));
     for i in 0..samples.len() {
         let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
         for ((name, _), tensor) in model.imported.graph.outputs.iter().zip(got) {
@@ -68,7 +88,11 @@ fn int8(path: &Path) -> datatest_stable::Result<()> {
     let model = model(path);
     let samples = samples(path, &model);
     let calibration = Calibration::Samples(path.with_extension("npz"), SampleOptions::default());
-    let compiled = Compiler { calibration, ..Compiler::default() }.compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+    let compiled = Compiler { calibration, ..Compiler::default() }.compile(&model, &mut |_| ()).and_then(generated);
+    if refused(path, &compiled) {
+        return Ok(());
+    }
+    let compiled = compiled.unwrap_or_else(|e| panic!("{e}"));
     let (mut signal, mut noise) = (0f64, 0f64);
     for i in 0..samples.len() {
         let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
@@ -89,4 +113,6 @@ fn int8(path: &Path) -> datatest_stable::Result<()> {
 datatest_stable::harness! {
     { test = float, root = "../fixtures/features", pattern = r"\.onnx$" },
     { test = int8, root = "../fixtures/features", pattern = r"\.onnx$" },
+    { test = float, root = "../fixtures/operators", pattern = r"\.onnx$" },
+    { test = int8, root = "../fixtures/operators", pattern = r"\.onnx$" },
 }
