@@ -7,7 +7,10 @@ const MARK: &str = "<!-- Written by `cargo xtask docs`";
 
 #[test]
 fn generated_pages_are_fresh() {
-    let pages = BTreeMap::from([("errors.md", quernel::ir::diag::errors_markdown())]);
+    let pages = BTreeMap::from([
+        ("errors.md", quernel::ir::diag::errors_markdown()),
+        ("supported-ops.md", quernel::onnx::supported_ops_markdown()),
+    ]);
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     for (name, contents) in &pages {
         assert!(contents.starts_with(MARK), "docs/{name} does not say where it comes from");
