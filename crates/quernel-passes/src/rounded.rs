@@ -65,6 +65,7 @@ fn moved_scheme(op: &Op, scheme: &Scheme, from: &[usize], to: &[usize]) -> Optio
             let before: usize = from[..axis].iter().product();
             (0..to.len()).find(|&i| to[i] == from[axis] && to[..i].iter().product::<usize>() == before)?
         }
+        Op::Slice { start, step, .. } if start[axis] == 0 && step[axis] == 1 && to[axis] == from[axis] => axis,
         _ => return None,
     };
     let to_axis = u8::try_from(to_axis).ok()?;

@@ -4,7 +4,7 @@ use crate::{
     limits,
     node::{Built, NodeCx},
 };
-use quernel_ir::{Act, Code, Diagnostic, Multiplier, Op, Tensor, Value, Window, WindowDim};
+use quernel_ir::{Act, Code, Diagnostic, Elem, Multiplier, Op, Quant, Scheme, Tensor, TensorTy, Value, Window, WindowDim};
 
 pub fn conv_transpose(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(2, 3)?;
@@ -93,21 +93,37 @@ fn window(cx: &NodeCx<'_>, extents: &[usize], kernel: &[usize]) -> Result<Vec<Wi
 
 /// `[C, M / groups, k..]` as `[M, C / groups, k..]` with every kernel axis reversed.
 fn mirrored(cx: &mut NodeCx<'_>, w: Value, dims: &[usize], groups: usize) -> Result<Value, Diagnostic> {
-    let data = cx.g.tensor(w).and_then(Tensor::to_f32).ok_or_else(|| cx.unsupported("computes its weights at run time"))?;
     let (c, m, taps) = (dims[0] / groups, dims[1], dims[2..].iter().product::<usize>());
-    let mut out = Vec::with_capacity(data.len());
+    let mut order = Vec::with_capacity(dims.iter().product());
     for g in 0..groups {
         for o in 0..m {
             for i in 0..c {
                 let at = ((g * c + i) * m + o) * taps;
-                out.extend(data[at..at + taps].iter().rev());
+                order.extend((at..at + taps).rev());
             }
         }
     }
     let mut shape = vec![groups * m, c];
     shape.extend(&dims[2..]);
-    let name = cx.g.values[w].name.clone();
-    Ok(cx.g.constant(name, Tensor::f32(shape, &out)))
+    if let Some(data) = cx.g.tensor(w).and_then(Tensor::to_f32) {
+        let mirrored: Vec<f32> = order.into_iter().map(|i| data[i]).collect();
+        let name = cx.g.values[w].name.clone();
+        return Ok(cx.g.constant(name, Tensor::f32(shape, &mirrored)));
+    }
+    // Weights that arrive quantized stay so; their scales are those of result channels.
+    let stored = cx.g.producer(w).map(|n| &cx.g.nodes[n]).filter(|n| n.op == Op::Dequantize).map(|n| n.args[0]);
+    let held = stored.and_then(|q| Some((q, cx.g.ty(q).elem.quant()?.clone(), cx.g.tensor(q)?.to_ints()?)));
+    let Some((q, quant, codes)) = held else { return Err(cx.unsupported("computes its weights at run time")) };
+    let scheme = match quant.scheme() {
+        Scheme::PerAxis { axis: 1, scales } => Scheme::PerAxis { axis: 0, scales: scales.repeat(groups).into() },
+        one @ Scheme::PerTensor { .. } => one.clone(),
+        _ => return Err(cx.unsupported("has weights with one scale per operand channel")),
+    };
+    let quant = Quant::new(quant.storage(), quant.min(), quant.max(), scheme).map_err(Diagnostic::bug)?;
+    let tensor = Tensor::from_ints(TensorTy::new(shape, quant), order.into_iter().map(|i| codes[i]));
+    let name = cx.g.values[q].name.clone();
+    let q = cx.g.constant(name, tensor);
+    cx.push_as(Op::Dequantize, &[q], Elem::F32)
 }
 
 /// `stride - 1` zeros between neighbours along an axis.
