@@ -27,6 +27,7 @@ mod integer_io;
 mod integer_layer;
 mod push_requantize;
 mod quantize_weights;
+mod recognize_activations;
 mod rounded;
 mod sweep;
 mod wide;
@@ -101,6 +102,7 @@ impl Default for QuantizeOptions {
 pub const PASSES: &[(&str, &str)] = &[
     ("fold-constants", "evaluates nodes whose operands are all constant"),
     ("canonicalize", "one spelling for each meaning: no-op moves vanish, products with constants become layers"),
+    ("recognize-activations", "functions spelled with several nodes become one operator"),
     ("fold-batch-norm", "moves per-channel factors and offsets into the weights before them"),
     ("fuse-residual", "moves the addition of a tensor into the layer before it"),
     ("fuse-activation", "moves clamping activations into the layer before them"),
@@ -118,6 +120,7 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
     Some(match name {
         "fold-constants" => Box::new(fold_constants::FoldConstants),
         "canonicalize" => Box::new(canonicalize::Canonicalize),
+        "recognize-activations" => Box::new(recognize_activations::RecognizeActivations),
         "fold-batch-norm" => Box::new(fold_batch_norm::FoldBatchNorm),
         "fuse-residual" => Box::new(fuse_residual::FuseResidual),
         "fuse-activation" => Box::new(fuse_activation::FuseActivation),
@@ -179,6 +182,8 @@ pub fn fold_pipeline() -> Pipeline {
         "dead-code",
         "fold-constants",
         "canonicalize",
+        "recognize-activations",
+        "dead-code",
         "fold-batch-norm",
         "canonicalize",
         "fuse-residual",

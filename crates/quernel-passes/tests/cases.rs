@@ -52,6 +52,7 @@ datatest_stable::harness! {
     { test = exact, root = "tests/fuse-activation", pattern = r"\.qir$" },
     { test = exact, root = "tests/choose-bits", pattern = r"\.qir$" },
     { test = close, root = "tests/canonicalize", pattern = r"\.qir$" },
+    { test = close, root = "tests/recognize-activations", pattern = r"\.qir$" },
     { test = close, root = "tests/fold-batch-norm", pattern = r"\.qir$" },
     { test = rounded, root = "tests/insert-quantize", pattern = r"\.qir$" },
     { test = weights, root = "tests/quantize-weights", pattern = r"\.qir$" },
