@@ -22,6 +22,8 @@ impl Pass for BiasCorrect {
         Sweep::run(g, |s, n| {
             if let Some(bias) = corrected(s, n, cx, ranges) {
                 let mut node = s.g.nodes[n].clone();
+                // Taken out once.
+                cx.float_weights.remove(&node.args[1]);
                 let residual = node.op.epilogue().is_some_and(|(_, r)| r);
                 let has_bias = node.args.len() > 2 + usize::from(residual);
                 let name = if has_bias { s.g.values[node.args[2]].name.clone() } else { format!("{}.bias", s.g.describe(n)) };

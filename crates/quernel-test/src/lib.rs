@@ -17,30 +17,55 @@
 //! check_pass(&MyPass, "tests/my-pass/a_case.qir".as_ref(), Promise::Exact);
 //! ```
 //!
-//! A case is a graph in text form. [`check_pass`] parses it, runs the pass, verifies the graph before and after, compares
-//! the printed result and the remarks with the snapshot beside the case (`a_case.snap`), and runs both graphs in the
-//! reference interpreter on random inputs: the pass has to keep the [`Promise`]. `INSTA_UPDATE=always` rewrites
-//! snapshots.
+//! A case is a graph in text form. [`check_pass`] parses it, runs the pass, and checks that
+//!
+//! * the graph verifies before and after, and its text form parses to the same graph;
+//! * the printed result and the remarks are those of the snapshot beside the case (`a_case.snap`);
+//! * a second run changes nothing;
+//! * on random inputs in the reference interpreter the outputs keep the [`Promise`];
+//! * every integer operator of the result is its float operator, rounded ([`check_integers`]).
+//!
+//! A line `; promise noise 25` in a case replaces the promise for that case. `INSTA_UPDATE=always` rewrites snapshots.
 //!
 //! Every function panics on failure, as tests do.
 
-use quernel_interp::{run_graph, run_graph_with};
-use quernel_ir::{Graph, Scalar, Stage, Tensor, text, verify};
+mod integers;
+mod random;
+
+pub use integers::check_integers;
+pub use random::{inputs, ranges};
+
+use quernel_interp::run_graph;
+use quernel_ir::{Graph, Stage, Tensor, text, verify};
 use quernel_passes::{Cx, Pass};
-use quernel_quant::{Observed, Ranges, metrics::Noise};
-use std::{path::Path, sync::Arc};
+use quernel_quant::metrics::Noise;
+use std::{path::Path, str::FromStr};
 
 /// What a pass keeps of the outputs.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Promise {
-    /// Every bit.
+    /// `exact`: every bit.
     Exact,
-    /// Every element up to this multiple of the output's largest magnitude: sums in another order.
+    /// `close 1e-5`: every element up to this multiple of the output's largest magnitude: sums in another order.
     Close(f32),
-    /// A signal to noise of this many dB: rounding to few bits.
+    /// `noise 30`: a signal to noise of this many dB: rounding to few bits.
     Noise(f64),
-    /// The types of the outputs change; nothing is compared.
+    /// `nothing`: the types of the outputs change; nothing is compared.
     Nothing,
+}
+
+impl FromStr for Promise {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let number = |x: &str| x.parse::<f64>().map_err(|e| format!("{x}: {e}"));
+        match s.split_whitespace().collect::<Vec<_>>()[..] {
+            ["exact"] => Ok(Self::Exact),
+            ["close", bound] => Ok(Self::Close(number(bound)? as f32)),
+            ["noise", least] => Ok(Self::Noise(number(least)?)),
+            ["nothing"] => Ok(Self::Nothing),
+            _ => Err(format!("`{s}` is none of: exact, close BOUND, noise DECIBEL, nothing")),
+        }
+    }
 }
 
 /// Random inputs that are tried.
@@ -48,10 +73,13 @@ const TRIALS: u64 = 4;
 
 /// Reads and verifies a case.
 pub fn load(case: &Path) -> Graph {
-    let source = std::fs::read_to_string(case).unwrap_or_else(|e| panic!("{}: {e}", case.display()));
-    let graph = text::parse(&source).unwrap_or_else(|d| panic!("{}", d.in_file(case.display().to_string())));
+    let graph = text::parse(&read(case)).unwrap_or_else(|d| panic!("{}", d.in_file(case.display().to_string())));
     sound(&graph, "before the pass");
     graph
+}
+
+fn read(case: &Path) -> String {
+    std::fs::read_to_string(case).unwrap_or_else(|e| panic!("{}: {e}", case.display()))
 }
 
 /// Panics with every fault.
@@ -62,47 +90,6 @@ fn sound(g: &Graph, when: &str) {
     }
 }
 
-/// Pseudo-random inputs in -2..2; the same seed gives the same.
-pub fn inputs(g: &Graph, seed: u64) -> Vec<Tensor> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u32 << 24) as f32
-    };
-    g.inputs
-        .iter()
-        .map(|&v| {
-            let ty = g.ty(v).clone();
-            if ty.elem.is_f32() {
-                let data: Vec<f32> = (0..ty.count()).map(|_| 4.0 * uniform() - 2.0).collect();
-                return Tensor::f32(ty.dims, &data);
-            }
-            let (lo, hi) = ty.elem.quant().map_or((-9, 9), |q| (q.min(), q.max()));
-            let (lo, hi) = if ty.elem == Scalar::Bool.into() { (0, 1) } else { (lo, hi) };
-            let count = ty.count();
-            Tensor::from_ints(ty, (0..count).map(|_| i64::from(lo) + (uniform() * (hi - lo + 1) as f32) as i64).collect::<Vec<_>>())
-        })
-        .collect()
-}
-
-/// Ranges of every named value over the random inputs.
-pub fn ranges(g: &Graph) -> Arc<Ranges> {
-    let mut observed = Observed::default();
-    for seed in 0..TRIALS {
-        let mut record = |v, t: &Tensor| {
-            let name: &str = &g.values[v].name;
-            if let (false, Some(data)) = (name.is_empty(), t.to_f32()) {
-                observed.record(name, &t.ty.dims, &data).unwrap_or_else(|d| panic!("{d}"));
-            }
-        };
-        run_graph_with(g, &inputs(g, seed), &mut record).unwrap_or_else(|d| panic!("{d}"));
-        observed.end_sample();
-    }
-    Arc::new(observed.finish())
-}
-
 /// Tests one case of a pass.
 pub fn check_pass(pass: &dyn Pass, case: &Path, promise: Promise) {
     check_pass_after(&[], pass, case, promise);
@@ -111,6 +98,7 @@ pub fn check_pass(pass: &dyn Pass, case: &Path, promise: Promise) {
 /// The same for a pass that needs others before it; the snapshot shows what the last one made.
 pub fn check_pass_after(before: &[&dyn Pass], pass: &dyn Pass, case: &Path, promise: Promise) {
     let mut graph = load(case);
+    let promise = own_promise(case).unwrap_or(promise);
     let mut cx = Cx::default();
     let step = |pass: &dyn Pass, graph: &mut Graph, cx: &mut Cx| {
         pass.run(graph, cx).unwrap_or_else(|d| panic!("{}: {d}", pass.name()));
@@ -124,16 +112,47 @@ pub fn check_pass_after(before: &[&dyn Pass], pass: &dyn Pass, case: &Path, prom
     step(pass, &mut graph, &mut cx);
     let remarks: String = cx.remarks.iter().map(|r| format!("; {r}\n")).collect();
     snapshot(case, &format!("{graph}{remarks}"));
+
+    let whole = text::print_full(&graph);
+    let read = text::parse(&whole).unwrap_or_else(|d| panic!("the text of the result does not parse: {d}\n{whole}"));
+    assert!(text::print_full(&read) == whole, "the text of the result parses to another graph:\n{read}");
+
+    check_outputs(&old, &graph, promise);
     for seed in 0..TRIALS {
-        let x = inputs(&old, seed);
-        if promise != Promise::Nothing {
-            let run = |g: &Graph| run_graph(g, &x).unwrap_or_else(|d| panic!("{d}\n{g}"));
-            compare(&run(&old), &run(&graph), promise);
+        check_integers(&graph, &inputs(&graph, seed));
+    }
+
+    step(pass, &mut graph, &mut cx);
+    assert!(text::print_full(&graph) == whole, "a second run of {} changes the graph to\n{graph}", pass.name());
+}
+
+/// The promise a case makes for itself.
+fn own_promise(case: &Path) -> Option<Promise> {
+    let text = read(case);
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("; promise "))?;
+    Some(line.parse().unwrap_or_else(|e| panic!("{}: {e}", case.display())))
+}
+
+/// Runs both graphs, which have the same inputs, on the same random inputs: the outputs of `new` keep the promise beside
+/// those of `old`.
+pub fn check_outputs(old: &Graph, new: &Graph, promise: Promise) {
+    if promise == Promise::Nothing {
+        return;
+    }
+    let mut noise = vec![Noise::default(); old.outputs.len()];
+    for seed in 0..TRIALS {
+        let x = inputs(old, seed);
+        let run = |g: &Graph| run_graph(g, &x).unwrap_or_else(|d| panic!("{d}\n{g}"));
+        compare(&run(old), &run(new), promise, &mut noise);
+    }
+    if let Promise::Noise(least) = promise {
+        for (i, noise) in noise.iter().enumerate() {
+            assert!(noise.db() >= least, "output {i}: {:.1} dB", noise.db());
         }
     }
 }
 
-fn compare(want: &[Tensor], got: &[Tensor], promise: Promise) {
+fn compare(want: &[Tensor], got: &[Tensor], promise: Promise, noise: &mut [Noise]) {
     assert_eq!(want.len(), got.len(), "number of outputs");
     for (i, (w, g)) in want.iter().zip(got).enumerate() {
         assert_eq!(w.ty, g.ty, "type of output {i}");
@@ -142,14 +161,11 @@ fn compare(want: &[Tensor], got: &[Tensor], promise: Promise) {
             (Promise::Close(bound), Some((w, g))) => {
                 let largest = w.iter().fold(0f32, |m, x| m.max(x.abs()));
                 for (a, b) in w.iter().zip(&g) {
-                    assert!((a - b).abs() <= bound * largest, "output {i}: {b} instead of {a}");
+                    let same = a == b || a.is_nan() && b.is_nan();
+                    assert!(same || (a - b).abs() <= bound * largest, "output {i}: {b} instead of {a}");
                 }
             }
-            (Promise::Noise(least), Some((w, g))) => {
-                let mut noise = Noise::default();
-                noise.add(&w, &g);
-                assert!(noise.db() >= least, "output {i}: {:.1} dB", noise.db());
-            }
+            (Promise::Noise(_), Some((w, g))) => noise[i].add(&w, &g),
             _ => assert_eq!(w.bytes(), g.bytes(), "bytes of output {i}"),
         }
     }
@@ -170,3 +186,15 @@ fn snapshot(case: &Path, text: &str) {
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/adding-a-pass.md")]
 struct AddingAPass;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promises_are_read() {
+        assert_eq!("noise 25".parse(), Ok(Promise::Noise(25.0)));
+        assert_eq!(" close  1e-5 ".parse(), Ok(Promise::Close(1e-5)));
+        assert!("noise".parse::<Promise>().is_err() && "close x".parse::<Promise>().is_err());
+    }
+}
