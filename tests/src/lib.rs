@@ -1,5 +1,11 @@
 //! What the end-to-end tests share: paths, samples, C compilers.
 
+use quernel::{
+    Compiled,
+    codegen::{Jit, Level, Options},
+    interp,
+    ir::Tensor,
+};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -42,4 +48,23 @@ pub fn cc(standard: &str) -> Command {
     let mut command = Command::new(if standard.starts_with("c++") { "c++" } else { "cc" });
     command.args([&format!("-std={standard}"), "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic"]);
     command
+}
+
+/// Compiled code at every level equals the program's interpreter, which equals the graph's. Returns the outputs.
+pub fn agree(compiled: &Compiled, inputs: &[Tensor]) -> Vec<Tensor> {
+    let program = compiled.program().expect("lowered");
+    let faults = interp::verify_program(program);
+    assert!(faults.is_ok(), "{faults:?}");
+    let graph = interp::run_graph(&compiled.graph, inputs).unwrap_or_else(|e| panic!("{e}"));
+    let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
+    let want = interp::run_program(program, &bytes).unwrap_or_else(|e| panic!("{e}"));
+    for (g, w) in graph.iter().zip(&want) {
+        assert_eq!(g.bytes(), w, "graph and program differ");
+    }
+    for level in Level::host() {
+        let mut jit = Jit::new(program, &Options { level: Some(level), ..compiled.codegen_options() }).unwrap_or_else(|e| panic!("{e}"));
+        let got = jit.run(&bytes).unwrap_or_else(|e| panic!("{e}"));
+        assert!(got == want, "level {} differs from the interpreter", level.name());
+    }
+    graph
 }

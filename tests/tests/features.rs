@@ -6,11 +6,10 @@
 
 use quernel::{
     Calibration, Compiled, Compiler, Model, ModelOptions,
-    codegen::{Jit, Level, Options},
-    interp,
-    ir::{Code, Tensor},
+    ir::Code,
     quant::{Bits, SampleOptions, Samples, Width, expected_outputs},
 };
+use quernel_tests::agree;
 use std::path::Path;
 
 /// Noise an 8-bit network of one or two layers may add. Ill-conditioned single-feature models stay above it by far.
@@ -40,25 +39,6 @@ fn samples(path: &Path, model: &Model) -> Samples {
 /// The compilation, once code could be generated.
 fn generated(compiled: Compiled) -> Result<Compiled, quernel::Failure> {
     compiled.jit().map(|_| compiled)
-}
-
-/// Compiled code at every level equals the program's interpreter, which equals the graph's. Returns the outputs.
-fn agree(compiled: &Compiled, inputs: &[Tensor]) -> Vec<Tensor> {
-    let program = compiled.program().expect("lowered");
-    let faults = interp::verify_program(program);
-    assert!(faults.is_ok(), "{faults:?}");
-    let graph = interp::run_graph(&compiled.graph, inputs).unwrap_or_else(|e| panic!("{e}"));
-    let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
-    let want = interp::run_program(program, &bytes).unwrap_or_else(|e| panic!("{e}"));
-    for (g, w) in graph.iter().zip(&want) {
-        assert_eq!(g.bytes(), w, "graph and program differ");
-    }
-    for level in Level::host() {
-        let mut jit = Jit::new(program, &Options { level: Some(level), ..compiled.codegen_options() }).unwrap_or_else(|e| panic!("{e}"));
-        let got = jit.run(&bytes).unwrap_or_else(|e| panic!("{e}"));
-        assert!(got == want, "level {} differs from the interpreter", level.name());
-    }
-    graph
 }
 
 fn float(path: &Path) -> datatest_stable::Result<()> {

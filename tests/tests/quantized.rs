@@ -6,35 +6,15 @@
 //! * Compiled code equals the interpreter of the program, which equals the interpreter of the graph.
 
 use quernel::{
-    Compiled, Compiler, Model, ModelOptions,
-    codegen::{Jit, Level, Options},
-    interp,
-    ir::{Graph, Op, Tensor, Value},
+    Compiler, Model, ModelOptions,
+    ir::{Graph, Op, Value},
     quant::{SampleOptions, Samples, expected_outputs},
 };
+use quernel_tests::agree;
 use std::path::Path;
 
 /// Share of elements that may be a step off: sums between two steps, and functions of them.
 const MOST_OFF: f64 = 0.1;
-
-/// The outputs of compiled code at every level, which are those of both interpreters.
-fn run(compiled: &Compiled, inputs: &[Tensor]) -> Vec<Tensor> {
-    let program = compiled.program().expect("lowered");
-    let faults = interp::verify_program(program);
-    assert!(faults.is_ok(), "{faults:?}");
-    let graph = interp::run_graph(&compiled.graph, inputs).unwrap_or_else(|e| panic!("{e}"));
-    let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
-    let want = interp::run_program(program, &bytes).unwrap_or_else(|e| panic!("{e}"));
-    for (g, w) in graph.iter().zip(&want) {
-        assert_eq!(g.bytes(), w, "graph and program differ");
-    }
-    for level in Level::host() {
-        let mut jit = Jit::new(program, &Options { level: Some(level), ..compiled.codegen_options() }).unwrap_or_else(|e| panic!("{e}"));
-        let got = jit.run(&bytes).unwrap_or_else(|e| panic!("{e}"));
-        assert!(got == want, "level {} differs from the interpreter", level.name());
-    }
-    graph
-}
 
 /// The distance between neighbouring values of an output, looking through moves.
 fn step(g: &Graph, mut v: Value) -> Option<f32> {
@@ -59,7 +39,7 @@ fn arrives(path: &Path) -> datatest_stable::Result<()> {
     }
     let (mut off, mut count) = (0usize, 0usize);
     for i in 0..samples.len() {
-        let got = run(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
+        let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
         for ((name, v), tensor) in compiled.graph.outputs.iter().zip(got) {
             let want = expected_outputs(&file, name).expect("the output is in the file");
             // Bytes that leave the graph are compared as they are.
