@@ -57,35 +57,38 @@ fn producer(s: &Sweep<'_>, v: Value) -> Option<(Op, Vec<Value>)> {
 
 fn moves(s: &mut Sweep<'_>, n: Node) {
     let node = s.g.nodes[n].clone();
-    let x = node.args[0];
-    let (from, to) = (s.g.ty(x).clone(), s.g.ty(node.result()).clone());
-    let nothing = from == to
-        && match &node.op {
-            Op::Reshape { .. } | Op::Expand { .. } | Op::Cast => true,
-            Op::Concat { .. } => node.args.len() == 1,
-            Op::Transpose { perm } => perm.iter().enumerate().all(|(i, p)| i == *p),
-            Op::Slice { start, step, .. } => start.iter().all(|x| *x == 0) && step.iter().all(|x| *x == 1),
-            Op::Pad { before, after, .. } => before.iter().chain(after).all(|x| *x == 0),
-            _ => false,
-        };
-    if nothing {
-        return s.replace(n, x);
-    }
-    match (&node.op, producer(s, x)) {
-        (Op::Reshape { dims }, Some((Op::Reshape { .. }, inner))) => s.rewrite(n, Op::Reshape { dims: dims.clone() }, inner),
-        (Op::Transpose { perm }, Some((Op::Transpose { perm: first }, inner))) => {
-            let both: Vec<usize> = perm.iter().map(|&p| first[p]).collect();
-            if both.iter().enumerate().all(|(i, p)| i == *p) {
-                let v = inner[0];
-                s.replace(n, v);
-            } else {
-                s.rewrite(n, Op::Transpose { perm: both }, inner);
+    let to = s.g.ty(node.result()).clone();
+    let (mut op, mut args) = (node.op, node.args);
+    // Every turn takes one move off, so that another run of the pass finds nothing left.
+    loop {
+        let x = args[0];
+        let from = s.g.ty(x);
+        if *from == to && changes_nothing(&op, args.len()) {
+            return s.replace(n, x);
+        }
+        match (&op, producer(s, x)) {
+            (Op::Reshape { .. }, Some((Op::Reshape { .. }, inner))) => args = inner,
+            (Op::Transpose { perm }, Some((Op::Transpose { perm: first }, inner))) => {
+                op = Op::Transpose { perm: perm.iter().map(|&p| first[p]).collect() };
+                args = inner;
             }
+            (Op::Transpose { perm }, _) if perm.iter().filter(|&&p| from.dims[p] != 1).is_sorted() => {
+                op = Op::Reshape { dims: to.dims.clone() };
+            }
+            _ => return s.rewrite(n, op, args),
         }
-        (Op::Transpose { perm }, _) if perm.iter().filter(|&&p| from.dims[p] != 1).is_sorted() => {
-            s.rewrite(n, Op::Reshape { dims: to.dims.clone() }, vec![x]);
-        }
-        _ => s.keep(n),
+    }
+}
+
+/// Whether a move of `operands` tensors, whose result has the type of the first, is the identity.
+fn changes_nothing(op: &Op, operands: usize) -> bool {
+    match op {
+        Op::Reshape { .. } | Op::Expand { .. } | Op::Cast => true,
+        Op::Concat { .. } => operands == 1,
+        Op::Transpose { perm } => perm.iter().enumerate().all(|(i, p)| i == *p),
+        Op::Slice { start, step, .. } => start.iter().all(|x| *x == 0) && step.iter().all(|x| *x == 1),
+        Op::Pad { before, after, .. } => before.iter().chain(after).all(|x| *x == 0),
+        _ => false,
     }
 }
 

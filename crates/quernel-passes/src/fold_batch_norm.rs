@@ -49,22 +49,24 @@ fn batch_norm(s: &Sweep<'_>, n: Node) -> Option<Affine> {
     factor.iter().all(|f| f.is_finite()).then_some(Affine { x: node.args[0], factor, offset })
 }
 
-/// A product or quotient with a constant per channel, or a sum with one.
+/// A product or quotient with a constant per channel, a sum with one, or the difference from one.
 fn scaled(s: &Sweep<'_>, n: Node) -> Option<Affine> {
     let node = &s.g.nodes[n];
-    let Op::Binary(f @ (Binary::Mul | Binary::Div | Binary::Add)) = node.op else { return None };
-    let x = node.args[0];
+    let Op::Binary(f @ (Binary::Mul | Binary::Div | Binary::Add | Binary::Sub)) = node.op else { return None };
+    // `canonicalize` leaves only differences whose left side is constant.
+    let (x, constant) = if f == Binary::Sub { (node.args[1], node.args[0]) } else { (node.args[0], node.args[1]) };
     let layer = s.open_layer(x)?;
     let dims = &s.g.ty(x).dims;
     if *dims != s.g.ty(node.result()).dims {
         return None;
     }
-    let c = along_axis(s.g.tensor(node.args[1])?, dims, channel_axis(&s.g.nodes[layer].op, dims.len()))?;
+    let c = along_axis(s.g.tensor(constant)?, dims, channel_axis(&s.g.nodes[layer].op, dims.len()))?;
     let c: Vec<f64> = c.iter().map(|x| f64::from(*x)).collect();
     let zero = vec![0.0; c.len()];
     let (factor, offset) = match f {
         Binary::Mul => (c, zero),
         Binary::Div => (c.iter().map(|x| 1.0 / x).collect(), zero),
+        Binary::Sub => (vec![-1.0; c.len()], c),
         _ => (vec![1.0; c.len()], c),
     };
     factor.iter().all(|f| f.is_finite()).then_some(Affine { x, factor, offset })

@@ -5,13 +5,16 @@
 //! * Which values are rounded is decided from the back: an operator becomes an integer one when something integer reads
 //!   its result, or when it can hand out floats itself (layers, means). The last layer so yields floats directly.
 //! * A clamp that follows an element-wise operator lends it its own range: saturation is the clamp.
+//! * Constants beside integers are rounded, too: to the scale of their move, or to one of their own. A quotient by a
+//!   constant becomes a product, because a small divisor would round to 0.
 
 use crate::{
     Cx, Pass, Sweep,
     rounded::{rounded_constant as constant_behind, rounded_tensor},
 };
 use quernel_ir::{
-    Binary, Diagnostic, Elem, Graph, Id, Node, Op, Origin, PoolKind, Quant, ReduceKind, Storage, Tensor, TensorTy, Unary, Value, exact,
+    Binary, Diagnostic, Elem, Graph, Id, Node, NodeData, Op, Origin, PoolKind, Quant, ReduceKind, Storage, Tensor, TensorTy, Unary, Value,
+    exact,
 };
 use quernel_quant::{Calibrator, Ranges, Width, affine};
 use std::{collections::BTreeSet, sync::Arc};
@@ -106,7 +109,12 @@ impl InsertQuantize {
         let mut c = Classes { parent: (0..g.values.len()).collect(), range: vec![None; g.values.len()] };
         let Some(ranges) = &self.ranges else { return c };
         let observed = |v: Value| -> Option<(f64, f64)> {
-            let (scale, zero) = ranges.params(&g.values[v].name, Storage::U8, self.calibrator)?;
+            let name = &g.values[v].name;
+            let (scale, zero) = ranges.params(name, Storage::U8, self.calibrator)?;
+            // What is always zero must not widen what it shares a scale with.
+            if let Some((0.0, 0.0)) = ranges.extremes(name) {
+                return Some((0.0, 0.0));
+            }
             Some((f64::from(scale) * f64::from(-zero), f64::from(scale) * f64::from(255 - zero)))
         };
         let uses = g.users();
@@ -142,8 +150,14 @@ impl InsertQuantize {
             }
         }
         for &n in &g.order {
-            if let Op::Pad { value, .. } = g.nodes[n].op {
-                c.widen(g.nodes[n].result(), value.into());
+            let node = &g.nodes[n];
+            if let Op::Pad { value, .. } = node.op {
+                c.widen(node.result(), value.into());
+            }
+            if form(g, n) == Form::Move {
+                for x in node.args.iter().filter_map(|&a| g.tensor(a)?.to_f32()).flatten() {
+                    c.widen(node.result(), x.into());
+                }
             }
         }
         c
@@ -179,7 +193,7 @@ impl InsertQuantize {
                         && (g.tensor(node.args[1]).is_some() || constant_behind(g, node.args[1]).is_some())
                 }
                 Form::Mean => wanted[r.index()] || g.producer(node.args[0]).is_some() && spatial(&node.op, g.ty(node.args[0]).rank()),
-                Form::Elementwise | Form::Move => wanted[r.index()],
+                Form::Elementwise | Form::Move => wanted[r.index()] && constants_round(g, node),
                 Form::Float => false,
             };
             if integer && readable {
@@ -193,6 +207,13 @@ impl InsertQuantize {
         }
         (wanted, integers)
     }
+}
+
+/// Whether the constants among the operands have a place on a scale; divisors, their reciprocals.
+fn constants_round(g: &Graph, node: &NodeData) -> bool {
+    let divides = node.op == Op::Binary(Binary::Div);
+    let fits = |x: &f32| if divides { x.recip().is_finite() } else { x.is_finite() };
+    node.args.iter().filter_map(|&a| g.tensor(a)).all(|t| t.to_f32().is_some_and(|data| data.iter().all(fits)))
 }
 
 /// Whether a reduction collapses all axes behind the channels.
@@ -239,17 +260,21 @@ impl Pass for InsertQuantize {
             },
             |s, n| {
                 let node = s.g.nodes[n].clone();
-                let integer = matches!(node.op, Op::Binary(_)) && integers[n.index()];
-                let mut args = node.args.clone();
-                if integer {
+                let (mut op, mut args) = (node.op.clone(), node.args.clone());
+                if integers[n.index()] && (matches!(op, Op::Binary(_)) || op.moves_only()) {
+                    let shared = if op.moves_only() { first_types[node.result().index()].clone() } else { None };
+                    let divides = op == Op::Binary(Binary::Div);
                     for a in &mut args {
-                        if let Some(c) = s.g.tensor(*a) {
-                            let c = c.clone();
-                            *a = rounded_constant(s, *a, &c, node.origin.clone())?;
+                        if let Some(data) = s.floats(*a) {
+                            let data: Vec<f32> = if divides { data.iter().map(|x| x.recip()).collect() } else { data };
+                            *a = rounded_constant(s, *a, &data, shared.clone(), node.origin.clone())?;
                         }
                     }
+                    if divides {
+                        op = Op::Binary(Binary::Mul);
+                    }
                 }
-                s.rewrite(n, node.op.clone(), args);
+                s.rewrite(n, op, args);
                 if let Some(elem) = types.get_mut(node.result().index()).and_then(Option::take) {
                     let d = round(s, node.result(), elem, node.origin.clone())?;
                     s.alias(node.result(), d);
@@ -261,14 +286,18 @@ impl Pass for InsertQuantize {
     }
 }
 
-/// A constant operand under its own scale.
-fn rounded_constant(s: &mut Sweep<'_>, v: Value, c: &Tensor, origin: Origin) -> Result<Value, Diagnostic> {
-    let data = c.to_f32().ok_or_else(|| Diagnostic::bug("a constant beside integers is not f32"))?;
-    let fold = |f: fn(f32, f32) -> f32| f64::from(data.iter().copied().fold(0.0, f));
-    let (scale, zero) = affine(fold(f32::min), fold(f32::max), Storage::U8.range());
-    let quant = Quant::per_tensor(Storage::U8, scale, zero).map_err(Diagnostic::bug)?;
-    let ints = data.iter().map(|x| i64::from(exact::quantize(*x, scale, zero, 0, 255)));
-    let name = s.g.values[v].name.clone();
-    let q = s.constant(&name, Tensor::from_ints(TensorTy::new(c.ty.dims.clone(), quant), ints));
+/// A constant operand of element type `shared`, or under its own scale.
+fn rounded_constant(s: &mut Sweep<'_>, v: Value, data: &[f32], shared: Option<Elem>, origin: Origin) -> Result<Value, Diagnostic> {
+    let own = || {
+        let fold = |f: fn(f32, f32) -> f32| f64::from(data.iter().copied().fold(0.0, f));
+        let (scale, zero) = affine(fold(f32::min), fold(f32::max), Storage::U8.range());
+        Quant::per_tensor(Storage::U8, scale, zero).map(Elem::from).map_err(Diagnostic::bug)
+    };
+    let elem = shared.map_or_else(own, Ok)?;
+    let params = elem.quant().and_then(|q| q.tensor_params());
+    let (scale, zero) = params.ok_or_else(|| Diagnostic::bug("a constant beside integers has no scale of its own"))?;
+    let ints: Vec<i64> = data.iter().map(|x| i64::from(exact::quantize(*x, scale, zero, 0, 255))).collect();
+    let (name, dims) = (s.g.values[v].name.clone(), s.g.ty(v).dims.clone());
+    let q = s.constant(&name, Tensor::from_ints(TensorTy::new(dims, elem), ints));
     s.push(Op::Dequantize, &[q], Elem::F32, origin)
 }

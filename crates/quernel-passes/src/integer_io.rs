@@ -17,7 +17,7 @@ impl Pass for IntegerIo {
     fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
         let users = g.users();
         let mut types: BTreeMap<Value, Elem> = BTreeMap::new();
-        for &v in &g.inputs {
+        for &v in g.inputs.iter().filter(|v| g.ty(**v).elem.is_f32()) {
             let nodes = users.get(&v).map_or(&[][..], Vec::as_slice);
             let wanted: Vec<&Elem> =
                 nodes.iter().filter(|&&n| g.nodes[n].op == Op::Quantize).map(|&n| &g.ty(g.nodes[n].result()).elem).collect();
@@ -28,7 +28,10 @@ impl Pass for IntegerIo {
                 _ => cx.remarks.push(Remark {
                     by: self.name().into(),
                     at: g.values[v].name.clone(),
-                    message: "the input stays float: something reads it in floats".into(),
+                    message: match nodes {
+                        [] => "the input stays float: nothing reads it".into(),
+                        _ => "the input stays float: something reads it in floats, or under another scale".into(),
+                    },
                 }),
             }
         }
@@ -45,6 +48,9 @@ impl Pass for IntegerIo {
         })?;
         for i in 0..g.outputs.len() {
             let (name, v) = g.outputs[i].clone();
+            if !g.ty(v).elem.is_f32() {
+                continue;
+            }
             match rounded(g, v).filter(|&q| g.tensor(q).is_none()) {
                 Some(q) => g.outputs[i].1 = q,
                 None => cx.remarks.push(Remark {

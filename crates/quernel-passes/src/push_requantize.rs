@@ -148,9 +148,8 @@ fn is_saturation(s: &Sweep<'_>, op: &Op, args: &[Value], result: Value) -> bool 
     };
     let Some(q) = s.g.ty(result).elem.quant() else { return false };
     let Some((scale, zero)) = q.tensor_params() else { return false };
-    // Half a step beyond the bound is what rounding allows.
-    let inside = |q: i32, bound: f32, sign: f32| (exact::dequantize(q, scale, zero) - bound) * sign <= 0.5 * scale;
-    s.g.ty(args[0]).elem == s.g.ty(result).elem && inside(q.min(), bounds.0, -1.0) && inside(q.max(), bounds.1, 1.0)
+    let image = |x: f32| exact::quantize(x, scale, zero, q.min(), q.max());
+    s.g.ty(args[0]).elem == s.g.ty(result).elem && image(bounds.0) == q.min() && image(bounds.1) == q.max()
 }
 
 /// The integer form of node `n`, whose result is rounded to `result` and read by nothing else.

@@ -100,6 +100,9 @@ fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
         let least = f64::from(bias.abs()) / (f64::from(sx) * MAX_BIAS);
         *scale = scale.max(least as f32);
     }
+    if !scales.iter().all(|s| s.is_finite()) {
+        return None;
+    }
     let snapped = if residual {
         let sr = tensor_scale(s.g, *node.args.last()?)?;
         // A coarser factor would move the scale of the weights by more than an eighth.
