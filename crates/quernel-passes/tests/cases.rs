@@ -12,7 +12,9 @@ fn check(path: &Path, before: &[&str], promise: Promise) -> datatest_stable::Res
     let bits = std::fs::read_to_string(path.with_extension("toml"))
         .map_or_else(|_| Bits::uniform(Width::Int(8)), |toml| Bits::from_toml(&toml).unwrap_or_else(|d| panic!("{d}")));
     let integer_io = folder == "integer-io";
-    let options = QuantizeOptions { integer_io, ranges: Some(ranges(&load(path))), bits, ..QuantizeOptions::default() };
+    // Passes that fold ask for no ranges, and some of their cases compute what has none.
+    let ranges = matches!(promise, Promise::Noise(_) | Promise::Nothing).then(|| ranges(&load(path)));
+    let options = QuantizeOptions { integer_io, ranges, bits, ..QuantizeOptions::default() };
     let pass = |name: &str| by_name(name, &options).unwrap_or_else(|| panic!("no pass {name}"));
     let before: Vec<Box<dyn Pass>> = before.iter().map(|name| pass(name)).collect();
     let before: Vec<&dyn Pass> = before.iter().map(AsRef::as_ref).collect();

@@ -36,10 +36,10 @@ pub use integers::check_integers;
 pub use random::{inputs, ranges};
 
 use quernel_interp::run_graph;
-use quernel_ir::{Graph, Stage, Tensor, text, verify};
+use quernel_ir::{Graph, Node, Stage, Tensor, text, verify};
 use quernel_passes::{Cx, Pass};
-use quernel_quant::metrics::Noise;
-use std::{path::Path, str::FromStr};
+use quernel_quant::{Width, metrics::Noise};
+use std::{collections::BTreeMap, path::Path, str::FromStr};
 
 /// What a pass keeps of the outputs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -108,11 +108,10 @@ pub fn check_pass_after(before: &[&dyn Pass], pass: &dyn Pass, case: &Path, prom
     for pass in before {
         step(*pass, &mut graph, &mut cx);
     }
-    let old = graph.clone();
+    let (old, known) = (graph.clone(), cx.widths.clone());
     cx.remarks.clear();
     step(pass, &mut graph, &mut cx);
-    let remarks: String = cx.remarks.iter().map(|r| format!("; {r}\n")).collect();
-    snapshot(case, &format!("{graph}{remarks}"));
+    snapshot(case, &format!("{graph}{}", told(&graph, &cx, &known)));
 
     let whole = text::print_full(&graph);
     let read = text::parse(&whole).unwrap_or_else(|d| panic!("the text of the result does not parse: {d}\n{whole}"));
@@ -125,6 +124,16 @@ pub fn check_pass_after(before: &[&dyn Pass], pass: &dyn Pass, case: &Path, prom
 
     step(pass, &mut graph, &mut cx);
     assert!(text::print_full(&graph) == whole, "a second run of {} changes the graph to\n{graph}", pass.name());
+}
+
+/// What a pass said beside the graph: widths of layers that were not known before, then remarks, as comments.
+fn told(g: &Graph, cx: &Cx, known: &BTreeMap<Node, Width>) -> String {
+    let widths = cx.widths.iter().filter(|(n, w)| known.get(n) != Some(w));
+    let widths = widths.map(|(&n, w)| match w {
+        Width::Int(bits) => format!("; {}: {bits} bits\n", g.describe(n)),
+        Width::Float => format!("; {}: float\n", g.describe(n)),
+    });
+    widths.chain(cx.remarks.iter().map(|r| format!("; {r}\n"))).collect()
 }
 
 /// The promise a case makes for itself.
