@@ -5,7 +5,7 @@
 #   target_link_libraries(app PRIVATE digits)        # library and include directory of digits.h
 #
 #   quernel_add_model(<target> MODEL <file.onnx>
-#                     [CALIBRATE <file>...]          samples (.npz, .npy, a folder of pictures), ranges.json, or random
+#                     [CALIBRATE <file>...]          samples (.npz, .npy, a folder of pictures), ranges.json, batch-norm, or random
 #                     [BITS <width|file.toml>]       8 by default; float needs no CALIBRATE
 #                     [NAME <prefix>]                prefix of every symbol and name of the header; <target> by default
 #                     [DIM <name=extent>...]         extents of symbolic dimensions
@@ -115,7 +115,7 @@ function(quernel_add_model target)
   set(options --target "${arg_TARGET}" --name "${arg_NAME}")
   set(inputs "${arg_MODEL}")
   foreach(source IN LISTS arg_CALIBRATE)
-    if(NOT source STREQUAL "random")
+    if(NOT source MATCHES "^(random|batch-norm)$")
       cmake_path(ABSOLUTE_PATH source NORMALIZE)
       list(APPEND inputs "${source}")
     endif()

@@ -42,3 +42,31 @@ fn a_thousand_inputs_give_equal_bytes() {
         }
     }
 }
+
+/// The network's own batch norms stand in for samples: nearly the accuracy, where noise alone gives none.
+#[test]
+fn batch_norms_stand_in_for_samples() {
+    let model = Model::read(&fixture("digits.onnx"), &ModelOptions::default()).expect("digits imports");
+    let samples = Samples::open(&fixture("digits_test.npz"), &model.inputs()).expect("test samples");
+    let labels = samples.labels().expect("labels");
+    let right = |calibration: Calibration| {
+        let compiled = Compiler { calibration, ..Compiler::default() }.compile(&model, &mut |_| ()).expect("digits compiles");
+        let mut jit = compiled.jit().expect("code");
+        let hit = |i: usize| {
+            let y = jit.run(&[samples.get(i).expect("a sample")[0].bytes()]).expect("runs").remove(0);
+            let logits: Vec<f32> = y.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])) == usize::try_from(labels[i]).ok()
+        };
+        (0..samples.len()).map(hit).filter(|h| *h).count() * 100 / samples.len()
+    };
+    let (norms, noise) = (right(Calibration::BatchNorm), right(Calibration::Random(16)));
+    assert!(norms >= 97 && noise < 60, "{norms} % from batch norms, {noise} % from noise");
+}
+
+#[test]
+fn without_batch_norms_there_is_nothing_to_calibrate_on() {
+    let model = Model::read(&fixture("operators/conv_sigmoid.onnx"), &ModelOptions::default()).expect("imports");
+    let compiler = Compiler { calibration: Calibration::BatchNorm, ..Compiler::default() };
+    let failure = compiler.compile(&model, &mut |_| ()).expect_err("no statistics");
+    assert!(failure.0[0].message.contains("no batch norm"), "{failure:?}");
+}

@@ -83,8 +83,8 @@ impl Model {
         }
     }
 
-    /// Where activation ranges come from: samples (.npz, .npy, a folder of pictures), a ranges.json, or `random`. Several
-    /// are added up.
+    /// Where activation ranges come from: samples (.npz, .npy, a folder of pictures), a ranges.json, `batch-norm` (the
+    /// statistics inside the model), or `random`. Several are added up.
     #[must_use]
     pub fn calibrate(mut self, file: impl Into<PathBuf>) -> Self {
         self.calibrate.push(file.into());

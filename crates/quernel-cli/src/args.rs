@@ -53,8 +53,8 @@ pub enum Command {
 pub struct Compiling {
     /// ONNX file.
     pub model: PathBuf,
-    /// Where activation ranges come from: samples (.npz, .npy, a folder of pictures), a ranges.json, or `random`; may be
-    /// given several times.
+    /// Where activation ranges come from: samples (.npz, .npy, a folder of pictures), a ranges.json, `batch-norm` (the
+    /// statistics inside the model), or `random` (only to try the speed); may be given several times.
     #[arg(long, value_name = "FILE")]
     pub calibrate: Vec<PathBuf>,
     #[command(flatten)]

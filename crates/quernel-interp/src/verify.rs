@@ -1,7 +1,7 @@
 //! The invariants of a program. All faults are reported, each with its step.
 //!
 //! * Every slot lies within the arena, its port or its blob; arena slots are aligned to [`ALIGN`] and leave
-//!   [`READ_SLACK`] before the end of the arena; other slots are aligned to their elements.
+//!   the step's [`quernel_ir::program::What::overread`] before the end of the arena; other slots are aligned to their elements.
 //! * Every step has the slots its operation names; every view lies within its slot; packed constants fill theirs.
 //! * Extents fit each other, parameters lie in their ranges.
 //! * Nothing writes to an input or a constant; no step writes an element twice.
@@ -10,7 +10,7 @@
 //!   written in the end.
 
 use crate::access::{self, Accesses, View};
-use quernel_ir::program::{ALIGN, Base, Program, READ_SLACK, Slot, Step};
+use quernel_ir::program::{ALIGN, Base, Program, Slot, Step};
 use std::collections::BTreeMap;
 
 /// Largest sum of arena and ports, in bytes.
@@ -73,8 +73,8 @@ fn step_faults(p: &Program, step: &Step, fault: &mut dyn FnMut(String)) {
         ));
     }
     let mut sound = true;
-    let slots = step.reads.iter().zip(&reads).map(|x| ("read", x)).chain(step.writes.iter().zip(&writes).map(|x| ("write", x)));
-    for (kind, (slot, access)) in slots {
+    let slots = step.reads.iter().zip(&reads).enumerate().map(|(i, x)| ("read", step.what.overread(i), x));
+    for (kind, over, (slot, access)) in slots.chain(step.writes.iter().zip(&writes).map(|x| ("write", 0, x))) {
         let mut wrong = |message: String| {
             sound = false;
             fault(format!("{kind} of {slot:?}: {message}"));
@@ -83,8 +83,8 @@ fn step_faults(p: &Program, step: &Step, fault: &mut dyn FnMut(String)) {
         match base_bytes(p, slot.base) {
             None => wrong("no such memory".into()),
             Some(len) if end.is_none_or(|e| e > len) => wrong(format!("ends outside of {len} bytes")),
-            Some(len) if slot.base == Base::Arena && end.is_none_or(|e| len - e < READ_SLACK) => {
-                wrong(format!("leaves no {READ_SLACK} bytes of slack"))
+            Some(len) if slot.base == Base::Arena && end.is_none_or(|e| len - e < over) => {
+                wrong(format!("leaves no {over} bytes to read past its end"))
             }
             Some(_) => {}
         }

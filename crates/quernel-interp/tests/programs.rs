@@ -207,7 +207,7 @@ type Fault = (&'static str, fn(&mut Program), &'static str);
 fn every_fault_is_found() {
     let faults: &[Fault] = &[
         ("a slot past the arena", |p| p.steps[0].writes[0].offset = 8 * ALIGN, "outside"),
-        ("no slack", |p| p.steps[0].writes[0].offset = 2 * ALIGN, "slack"),
+        ("no slack", |p| p.arena_bytes -= ALIGN, "past its end"),
         ("an overflowing slot", |p| p.steps[0].writes[0].offset = usize::MAX - ALIGN + 1, "outside"),
         ("a misaligned slot", |p| p.steps[0].writes[0].offset = ALIGN + 4, "aligned"),
         ("an arena of odd size", |p| p.arena_bytes += 1, "multiple"),

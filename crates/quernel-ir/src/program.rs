@@ -4,7 +4,7 @@
 //! program can be checked without any code generation. `how` names the kernel family lowering had in mind.
 //!
 //! **Memory.** Integers are little-endian. A slot is a byte range of the arena, of a caller's buffer or of a
-//! constant blob. A step never writes outside the views it names; it may READ up to [`READ_SLACK`] bytes past the
+//! constant blob. A step never writes outside the views it names; it may READ up to [`What::overread`] bytes past the
 //! end of an arena slot or blob (vector tails), which the arena plan and the object reserve.
 
 use crate::{
@@ -275,6 +275,11 @@ impl Conv {
         let outside = |d: WindowDim, extent: usize, outputs: usize| d.before > 0 || (outputs - 1) * d.stride + d.span() > extent + d.before;
         outside(self.window[0], self.input.h, self.output.h) || outside(self.window[1], self.input.w, self.output.w)
     }
+    /// Whether every sum is a whole number of blocks of a panel, all of them inside the operand.
+    fn reads_whole_blocks(&self) -> bool {
+        let WeightLayout::Panels { contiguous, depth } = self.layout else { return false };
+        WeightLayout::segments(contiguous, self.weight_dims()).0.is_multiple_of(depth) && !self.padded()
+    }
     /// Multiply-accumulates of one run.
     pub fn macs(&self) -> u64 {
         let d = self.weight_dims();
@@ -494,6 +499,14 @@ impl Strides {
 }
 
 impl What {
+    /// How many bytes past the end of its slot number `read` a kernel of this step may read. Layers over panels take
+    /// their operand in words of one block, so they stop at its end where the sum is a whole number of blocks.
+    pub fn overread(&self, read: usize) -> usize {
+        match self {
+            Self::Conv { conv, .. } | Self::ConvFloat { conv, .. } if read == 0 && conv.reads_whole_blocks() => 0,
+            _ => READ_SLACK,
+        }
+    }
     /// Short name for listings.
     pub fn name(&self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@
 use crate::build::{Buf, BufData, Draft};
 use quernel_ir::{
     Arena, Id,
-    program::{ALIGN, READ_SLACK, Strided, What},
+    program::{ALIGN, Strided, What},
 };
 use std::{
     cmp::Reverse,
@@ -76,7 +76,11 @@ pub(crate) fn plan(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool)
     for buf in 0..bufs.len() {
         offsets[buf] = offsets[root(&host, buf)];
     }
-    Plan { offsets, bytes: (best.1 + READ_SLACK).next_multiple_of(ALIGN), lower_bound }
+    // Only the reads of the last buffers reach past all of them.
+    let reads = drafts.iter().flat_map(|d| d.reads.iter().enumerate().map(|(i, s)| (s.buf, d.what.overread(i))));
+    let read = |(b, over): (Buf, usize)| bufs[b].base.is_none().then(|| offsets[b.index()] + bufs[b].bytes + over);
+    let end = reads.filter_map(read).fold(best.1, usize::max);
+    Plan { offsets, bytes: end.next_multiple_of(ALIGN), lower_bound }
 }
 
 /// Lets the result of an element-wise step take the place of an operand that dies there.

@@ -270,7 +270,7 @@ fn random_programs_stay_within_their_memory_and_are_reproducible() {
         for s in &p.steps {
             for slot in s.reads.iter().chain(&s.writes) {
                 let size = match slot.base {
-                    Base::Arena => p.arena_bytes - READ_SLACK,
+                    Base::Arena => p.arena_bytes,
                     Base::Input(i) => p.inputs[i as usize].ty.bytes(),
                     Base::Output(i) => p.outputs[i as usize].ty.bytes(),
                     Base::Blob(b) => p.blobs[b].bytes.len(),

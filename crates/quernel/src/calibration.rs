@@ -23,6 +23,8 @@ pub enum Calibration {
     Given(Arc<Ranges>),
     /// Several of these, added up.
     Several(Vec<Calibration>),
+    /// The statistics in the model's own batch norms, no data.
+    BatchNorm,
     /// That many inputs of standard normal noise: the result runs, its accuracy means nothing.
     Random(usize),
 }
@@ -87,6 +89,16 @@ pub fn calibrate(
                 });
             }
             return Ok(sum.map(Arc::new));
+        }
+        Calibration::BatchNorm => {
+            let graph = &model.imported.graph;
+            let ranges = crate::batch_norm::ranges(graph, &model.inputs(), progress).map_err(|d| d.in_file(&model.file))?;
+            remarks.push(Remark {
+                by: "calibrate".into(),
+                at: model.file.clone(),
+                message: "ranges come from the statistics of its batch norms; real samples give better ones".into(),
+            });
+            return Ok(Some(Arc::new(ranges.with_model_hash(model.hash()))));
         }
         Calibration::Random(count) => {
             remarks.push(Remark {

@@ -102,7 +102,7 @@ impl Compiler {
         if wants_integers && !quantized && matches!(self.calibration, Calibration::None) && self.stop_after > Stage::Folded {
             return Err(Diagnostic::new(Code::NoSamples, "integer activations need ranges, and nothing was given to measure them on")
                 .in_file(&model.file)
-                .help("pass `--calibrate samples.npz`, `--calibrate random` to try the speed, or `--bits float`")
+                .help("pass `--calibrate samples.npz`, `--calibrate batch-norm` or, to try the speed, `random`; or `--bits float`")
                 .into());
         }
         for pass in &self.print_after {

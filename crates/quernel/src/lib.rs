@@ -17,6 +17,7 @@
 //! **What is absent:** printing, colours, exit codes; those belong to the command line.
 
 pub mod artifacts;
+mod batch_norm;
 mod bench;
 mod calibration;
 mod compare;

@@ -22,9 +22,10 @@ pub fn parse_bits(text: &str) -> Result<Bits, Failure> {
     Bits::from_toml(&read_text(path)?).map_err(|d| d.in_file(text).into())
 }
 
-/// Where ranges come from: sample files, ranges files, or `random`; several are added up.
+/// Where ranges come from: sample files, ranges files, `batch-norm` or `random`; several are added up.
 pub fn parse_calibration(sources: &[PathBuf], options: &SampleOptions) -> Calibration {
     let one = |path: &PathBuf| match Calibration::samples(path) {
+        _ if path.as_os_str() == "batch-norm" => Calibration::BatchNorm,
         _ if path.as_os_str() == "random" => Calibration::Random(RANDOM_SAMPLES),
         Calibration::Samples(path, _) => Calibration::Samples(path, options.clone()),
         other => other,
@@ -49,7 +50,7 @@ impl Calibration {
     /// Every file that is read for ranges; for a folder of pictures the folder and the files in it, in order of name.
     pub fn files(&self) -> Vec<PathBuf> {
         match self {
-            Self::None | Self::Given(_) | Self::Random(_) => Vec::new(),
+            Self::None | Self::Given(_) | Self::BatchNorm | Self::Random(_) => Vec::new(),
             Self::Ranges(path) => vec![path.clone()],
             Self::Several(all) => all.iter().flat_map(Self::files).collect(),
             Self::Samples(path, _) => {
