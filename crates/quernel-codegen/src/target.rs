@@ -295,7 +295,7 @@ impl Target {
             Architecture::X86_64 if ["avx512vnni", "avx512f", "avx512vl", "avx512bw"].iter().all(|e| self.has(e)) => Level::V512Dot,
             Architecture::X86_64 if self.has("avx_vnni") => Level::V256Dot,
             Architecture::X86_64 if self.has("avx512vnni") => Level::V128Dot,
-            Architecture::X86_64 if self.has("avx2") => Level::V256,
+            Architecture::X86_64 if self.has("avx2") && self.has("fma") => Level::V256,
             Architecture::Aarch64(_) if self.has("dotprod") || self.has("i8mm") => Level::V128Dot,
             Architecture::X86_64 | Architecture::Aarch64(_) => Level::V128,
             _ => Level::Scalar,

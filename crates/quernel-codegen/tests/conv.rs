@@ -81,7 +81,7 @@ fn layer(rng: &mut Rng) -> Case {
     let channels = [1, 3, 4, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 128, 130, 144, 192, 256, 320];
     let depthwise = rng.below(4) == 0;
     let (kernel, stride) = rng.pick(&[(1, 1), (1, 1), (1, 2), (3, 1), (3, 1), (3, 2), (5, 2), (7, 2)]);
-    let (kernel, stride) = if depthwise { (rng.pick(&[3, 3, 3, 5]), rng.range(1, 2) as usize) } else { (kernel, stride) };
+    let (kernel, stride) = if depthwise { (rng.pick(&[3, 5]), rng.range(1, 2) as usize) } else { (kernel, stride) };
     let pad = if rng.below(6) == 0 { kernel / 2 } else { 0 };
     let dim = WindowDim { kernel, stride, dilation: 1, before: pad, after: pad };
     // Few channels have a form of their own.
@@ -147,9 +147,71 @@ fn layers_of_real_sizes() {
         let kernel = leaf(&program);
         if kernel.starts_with("conv") { &mut panels } else { &mut depthwise }.insert(kernel);
     }
-    // Tiles of many forms, both strides of the depthwise kernel, and layers outside of the leaves' contracts.
-    assert!(panels.len() >= 20 && depthwise.len() == 5, "{panels:?} {depthwise:?}");
+    // Tiles of many forms, and depthwise layers inside and outside of the leaves' contracts.
+    assert!(panels.len() >= 20 && depthwise.len() >= 5 && depthwise.contains(""), "{panels:?} {depthwise:?}");
     println!("{panels:?} {depthwise:?}");
+}
+
+/// Depthwise layers over every tail: channels around eights and blocks, widths and heights around tiles, all kernels.
+#[test]
+fn depthwise_tails() {
+    let mut rng = Rng(5);
+    let mut kernels = BTreeSet::new();
+    for number in 0..cases(260) {
+        // The first ones have every form: kernel and stride, and few channels, whose blocks are several pixels.
+        let fixed = (number < 12).then(|| ([3, 5][number % 2], [1, 2][number / 2 % 2], [8, 16, 40][number / 4]));
+        // The next ones are wide enough that their rows are cut into runs.
+        let wide = (12..20).contains(&number);
+        let o = if let Some((.., o)) = fixed {
+            o
+        } else if wide {
+            rng.pick(&[144, 200, 208])
+        } else if number % 2 == 0 {
+            1 + number / 2 % 70
+        } else {
+            rng.pick(&[1, 2, 4, 8, 16, 32, 64])
+        };
+        let side = |rng: &mut Rng| rng.pick(&[1, 2, 3, 3, 4, 5, 5, 6, 7]);
+        let square = wide || rng.below(2) == 0;
+        let (kh, kw) = if square { [(3, 3), (5, 5)][rng.below(2)] } else { (side(&mut rng), side(&mut rng)) };
+        let (sy, sx) = if square { [(1, 1), (2, 2)][rng.below(2)] } else { (rng.range(1, 3) as usize, rng.range(1, 3) as usize) };
+        let (kh, kw, sy, sx) = fixed.map_or((kh, kw, sy, sx), |(k, s, _)| (k, k, s, s));
+        let dim = |kernel, stride| WindowDim { kernel, stride, dilation: 1, before: 0, after: 0 };
+        let window = [dim(kh, sy), dim(kw, sx)];
+        let (h, w) = (1 + rng.below(9), if fixed.is_some() { 9 } else { 1 + rng.below(14) } + if wide { 50 } else { 0 });
+        let end = match rng.below(4) {
+            0 => End::Requantize { zero: rng.range(-128, 127), lo: -128, hi: 127, signed: true },
+            1 => End::Requantize { zero: rng.range(0, 255), lo: 5, hi: 200, signed: false },
+            _ => End::Requantize { zero: 0, lo: 0, hi: 255, signed: false },
+        };
+        let case = Case {
+            n: if fixed.is_some() { 1 } else { 1 + rng.below(2) },
+            h: (h - 1) * sy + kh,
+            w: (w - 1) * sx + kw,
+            i: 1,
+            o,
+            groups: o,
+            window,
+            layout: WeightLayout::Depthwise,
+            residual: false,
+            gap: if fixed.is_some() { 0 } else { rng.pick(&[0, 0, 0, 3]) },
+            kind: Kind::Int { signed: false, zero: 3, residual_signed: false, end, extreme: rng.below(6) == 0 },
+        };
+        let (program, inputs) = conv_program(&case, &mut rng);
+        agree(&case, &program, &inputs);
+        for cpu in ["haswell", "alderlake", "znver4"] {
+            let target = Target::parse(Some("x86_64-unknown-linux-gnu"), Some(cpu)).unwrap();
+            let made = object(&program, &target, &Options::default()).unwrap();
+            kernels.extend(made.functions.into_iter().map(|f| f.kernel).filter(|k| k.starts_with("depthwise")));
+        }
+    }
+    for form in ["3x3s1_u8", "3x3s1x2_u8", "3x3s1x4_u8", "3x3s2_u8", "5x5s1_u8", "5x5s1x2_u8", "5x5s1x4_u8", "5x5s2_u8"] {
+        assert!(kernels.iter().filter(|k| k.starts_with(&format!("depthwise{form}"))).count() >= 3, "{form}: {kernels:?}");
+    }
+    // A leaf on every level, with and without the proof that 16-bit sums fit.
+    for isa in ["__avx2", "__avx2_sums", "__avxvnni", "__avx512vnni_vbmi"] {
+        assert!(kernels.iter().filter(|k| k.ends_with(isa)).count() >= 40, "{isa}: {kernels:?}");
+    }
 }
 
 #[test]

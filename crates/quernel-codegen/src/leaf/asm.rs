@@ -99,12 +99,40 @@ impl Asm {
         first
     }
 
-    /// The function's bytes. They are position independent.
+    /// The function's bytes. They are position independent; the pool is aligned to 64 bytes where the function is.
     pub fn finish(mut self) -> Emitted<Vec<u8>> {
+        let pool = 64 * (self.rows.len() + self.pool.len());
         for (bytes, mut label) in self.rows.into_iter().chain(self.pool) {
             self.a.set_label(&mut label)?;
             self.a.db(&bytes)?;
         }
-        self.a.assemble(0)
+        let code = self.a.assemble(0)?;
+        // Vectors that cross a cache line are slow to load: what stands before the pool gets a multiple of its rows.
+        let mut bytes = nops((pool > 0) as usize * (code.len() - pool).wrapping_neg() % 64);
+        bytes.extend(code);
+        Ok(bytes)
     }
+}
+
+/// So many bytes that do nothing, in few instructions.
+fn nops(mut bytes: usize) -> Vec<u8> {
+    const LONGEST: [u8; 9] = [0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
+    const OTHERS: [&[u8]; 9] = [
+        &[],
+        &[0x90],
+        &[0x66, 0x90],
+        &[0x0f, 0x1f, 0x00],
+        &[0x0f, 0x1f, 0x40, 0],
+        &[0x0f, 0x1f, 0x44, 0, 0],
+        &[0x66, 0x0f, 0x1f, 0x44, 0, 0],
+        &[0x0f, 0x1f, 0x80, 0, 0, 0, 0],
+        &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+    ];
+    let mut out = Vec::new();
+    while bytes >= LONGEST.len() {
+        out.extend(LONGEST);
+        bytes -= LONGEST.len();
+    }
+    out.extend(OTHERS[bytes]);
+    out
 }

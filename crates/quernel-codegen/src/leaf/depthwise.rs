@@ -13,6 +13,7 @@ use super::{
     Leaf,
     asm::{Asm, Emitted, ymm, zmm},
     constant,
+    depthwise_tiles::CACHE,
     epilogue::{Epilogue, MAGIC},
     proof,
 };
@@ -66,7 +67,7 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
     let table = table(program, step, &layer, &epilogue)?;
     let code = emit(&layer, &epilogue, &table).ok()?;
     let form = if flat { format!("x{pixels}") } else { String::new() };
-    Some(Leaf { code, kernel: format!("depthwise3x3s{stride}{form}_u8s8__avx512vnni_vbmi"), frame: 4 * 8 })
+    Some(Leaf { code, kernel: format!("depthwise3x3s{stride}{form}_u8s8__avx512vnni_vbmi"), frame: 7 * 8 })
 }
 
 /// A layer and the form its loops have.
@@ -176,14 +177,14 @@ fn emit(layer: &Layer, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u8>> {
             f.a.mov(rcx, steps as u64)?;
             let mut rows = f.a.create_label();
             f.a.set_label(&mut rows)?;
-            row(&mut f, layer, per_step, e)?;
+            row(&mut f, layer, per_step, conv.output.w, e)?;
             f.a.add(r9, row_x)?;
             f.a.add(r10, row_y)?;
             f.a.dec(rcx)?;
             f.a.jnz(rows)?;
         }
         if odd > 0 {
-            row(&mut f, layer, 1, e)?;
+            row(&mut f, layer, 1, conv.output.w, e)?;
         }
         f.a.add(rdi, BLOCK as i32)?;
         f.a.add(r8, BLOCK as i32)?;
@@ -191,7 +192,7 @@ fn emit(layer: &Layer, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u8>> {
         f.a.dec(r13)?;
         f.a.jnz(top)?;
     } else {
-        let pass = |f: &mut Asm, rows: usize| -> Emitted<()> {
+        let pass = |f: &mut Asm, rows: usize, width: usize| -> Emitted<()> {
             f.a.mov(rsi, rbx)?;
             f.a.mov(r9, rdi)?;
             f.a.mov(r10, r8)?;
@@ -199,25 +200,55 @@ fn emit(layer: &Layer, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u8>> {
             let mut top = f.a.create_label();
             f.a.set_label(&mut top)?;
             constants(f, layer)?;
-            row(f, layer, rows, e)?;
+            row(f, layer, rows, width, e)?;
             f.a.add(r9, BLOCK as i32)?;
             f.a.add(r10, BLOCK as i32)?;
             f.a.add(rsi, (ROWS * 64) as i32)?;
             f.a.dec(r13)?;
             f.a.jnz(top)
         };
+        // A row in runs of pixels, so that what its blocks touch stays in the first-level cache.
+        let bytes = (2 + 2 / stride) * stride * conv.input.pixel + per_step * conv.output.pixel;
+        let most = (CACHE / bytes.max(1)).max(2) / 2 * 2;
+        let width = conv.output.w;
+        let run = width.div_ceil(width.div_ceil(most)).next_multiple_of(2);
+        let (whole, left) = (width / run, width % run);
+        let line = |f: &mut Asm, rows: usize| -> Emitted<()> {
+            if whole == 1 && left == 0 {
+                return pass(f, rows, run);
+            }
+            f.a.push(rdi)?;
+            f.a.push(r8)?;
+            f.a.push(rcx)?;
+            if whole > 0 {
+                f.a.mov(rcx, whole as u64)?;
+                let mut top = f.a.create_label();
+                f.a.set_label(&mut top)?;
+                pass(f, rows, run)?;
+                f.a.add(rdi, (run * stride * conv.input.pixel) as i32)?;
+                f.a.add(r8, (run * conv.output.pixel) as i32)?;
+                f.a.dec(rcx)?;
+                f.a.jnz(top)?;
+            }
+            if left > 0 {
+                pass(f, rows, left)?;
+            }
+            f.a.pop(rcx)?;
+            f.a.pop(r8)?;
+            f.a.pop(rdi)
+        };
         if steps > 0 {
             f.a.mov(rcx, steps as u64)?;
             let mut rows = f.a.create_label();
             f.a.set_label(&mut rows)?;
-            pass(&mut f, per_step)?;
+            line(&mut f, per_step)?;
             f.a.add(rdi, row_x)?;
             f.a.add(r8, row_y)?;
             f.a.dec(rcx)?;
             f.a.jnz(rows)?;
         }
         if odd > 0 {
-            pass(&mut f, 1)?;
+            line(&mut f, 1)?;
         }
     }
     f.a.pop(r13)?;
@@ -257,12 +288,11 @@ fn column(f: &mut Asm, conv: &Conv, x: usize, slot: usize, rows: usize) -> Emitt
     f.a.vpermt2b(zmm(a), zmm(TAKE), zmm(TEMPORARY))
 }
 
-/// One or two output rows of the block: pixels from r9 to r10.
-fn row(f: &mut Asm, layer: &Layer, rows: usize, e: &Epilogue) -> Emitted<()> {
+/// `width` pixels of one or two output rows of the block, from r9 to r10.
+fn row(f: &mut Asm, layer: &Layer, rows: usize, width: usize, e: &Epilogue) -> Emitted<()> {
     let Layer { conv, stride, flat } = *layer;
     f.a.mov(r11, r9)?;
     f.a.mov(rax, r10)?;
-    let width = conv.output.w;
     if flat {
         let pixels = BLOCK / conv.input.c;
         let reads = if rows == 2 { 4 } else { 3 };

@@ -157,12 +157,20 @@ impl Epilogue {
         } else {
             f.a.vcvtdq2ps(r, r)?;
             f.a.vmulps(r, r, scale)?;
-            if let (true, End::Requantize { zero, hi, .. }) = (self.clamp_high, self.end) {
-                let bound = f.splat32(((hi - zero) as f32).to_bits());
+            if let Some(bound) = self.upper() {
+                let bound = f.splat32(bound.to_bits());
                 f.a.vminps(r, r, zmmword_ptr(bound))?;
             }
         }
         f.a.vcvtps2dq(r, r)
+    }
+
+    /// The bound that scaled sums need before they are rounded, so that the conversion does not overflow.
+    pub fn upper(&self) -> Option<f32> {
+        match self.end {
+            End::Requantize { zero, hi, .. } if self.clamp_high => Some((hi - zero) as f32),
+            _ => None,
+        }
     }
 
     /// Whether sums start at [`MAGIC`] and end in one fused multiply-add.

@@ -9,12 +9,15 @@ pub(crate) mod asm;
 mod conv;
 mod cost;
 mod depthwise;
+mod depthwise_tiles;
 mod epilogue;
 mod lookup;
 mod narrow;
 mod proof;
+mod quads;
 mod quantize;
 
+use depthwise_tiles::Form;
 use quernel_ir::{
     Program,
     program::{Base, Slot, Step, WeightLayout, What},
@@ -46,7 +49,11 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
         return None;
     }
     match &step.what {
-        What::Conv { conv, .. } if conv.layout == WeightLayout::Depthwise => vbmi.then(|| depthwise::leaf(program, step)).flatten(),
+        What::Conv { conv, .. } if conv.layout == WeightLayout::Depthwise => {
+            let special = vbmi.then(|| depthwise::leaf(program, step)).flatten();
+            let form = if vbmi { Form::Wide } else { Form::Narrow(narrow::Dot::Bytes { vex: false }) };
+            special.or_else(|| depthwise_tiles::leaf(program, step, form))
+        }
         What::Conv { .. } => conv::leaf(program, step),
         _ => None,
     }
@@ -54,13 +61,23 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
 
 /// The AVX2 leaf of a step, if a family covers it.
 pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
+    if depthwise(step) {
+        let form = |dot| depthwise_tiles::leaf(program, step, Form::Narrow(dot));
+        return form(narrow::Dot::Sums).or_else(|| form(narrow::Dot::Pairs));
+    }
     let proven = step.reads.get(1).and_then(|s| constant(program, s)).is_some_and(narrow::sums_fit);
     narrow_leaf(program, step, if proven { narrow::Dot::Sums } else { narrow::Dot::Pairs })
 }
 
 /// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512.
 pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
-    narrow_leaf(program, step, narrow::Dot::Bytes { vex })
+    let dot = narrow::Dot::Bytes { vex };
+    if depthwise(step) { depthwise_tiles::leaf(program, step, Form::Narrow(dot)) } else { narrow_leaf(program, step, dot) }
+}
+
+/// Whether a step is a depthwise layer that leaves may compute.
+fn depthwise(step: &Step) -> bool {
+    slack(step) && matches!(&step.what, What::Conv { conv, .. } if conv.layout == WeightLayout::Depthwise)
 }
 
 fn narrow_leaf(program: &Program, step: &Step, dot: narrow::Dot) -> Option<Leaf> {
