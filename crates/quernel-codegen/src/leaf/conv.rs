@@ -9,7 +9,7 @@ use super::{
     asm::{Asm, Emitted},
     cost::{self, Shape, Tile},
     epilogue::{Epilogue, Pointers},
-    narrow::{Dot, Narrow},
+    narrow::{Dot, Narrow, PANELS_OF_ONE_PIXEL},
     proof,
 };
 use iced_x86::code_asm::*;
@@ -97,7 +97,7 @@ pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
     let bounds = proof::bounds(program, step, conv, *residual_signed)?;
     let body = Narrow::new(dot, *end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
     let single = nest.images * nest.rows * nest.pixels == 1;
-    let width = if single { dot.panels_of_one_pixel().min(nest.panels) } else { 1 };
+    let width = if single { PANELS_OF_ONE_PIXEL.min(nest.panels) } else { 1 };
     let (pixels, ..) = cost::split(nest.pixels, body.most_pixels(width));
     let f = if dot == (Dot::Bytes { vex: false }) { Asm::new() } else { Asm::vex() };
     let code = f.and_then(|f| emit(f, &nest, &body, width)).ok()?;

@@ -1,8 +1,8 @@
 //! The register tile in 256-bit vectors: sixteen registers, no masks.
 //!
 //! * [`Dot::Bytes`]: `vpdpbusd`, two accumulators of eight channels per pixel and panel.
-//! * [`Dot::Pairs`] (AVX2): operands and weights widen to 16 bits and `vpmaddwd` adds exact products of two taps, so an
-//!   accumulator holds four channels in two halves each, and four make a panel.
+//! * [`Dot::Pairs`] (AVX2): even and odd taps of operands and weights widen to 16 bits, and `vpmaddwd` adds two exact
+//!   products of each. Widening the weights costs as much as a pixel's products, so five pixels share it.
 //! * [`Dot::Sums`] (AVX2): `vpmaddubsw` adds two products in 16 bits, which saturate on ordinary 8-bit weights. A layer
 //!   takes this form only if its real weights exclude that; with weights of 7 bits or fewer they always do.
 
@@ -10,6 +10,7 @@ use super::{
     asm::{Asm, Emitted, xmm, ymm},
     conv::{Body, Nest, X, sum},
     cost::Tile,
+    epilogue::{Epilogue, MAGIC},
     proof::Bounds,
 };
 use iced_x86::code_asm::*;
@@ -38,15 +39,12 @@ impl Dot {
             Self::Bytes { .. } => "avxvnni",
         }
     }
-    /// Accumulators of a pixel and panel.
-    fn accumulators(self) -> usize {
-        if self == Self::Pairs { 4 } else { 2 }
-    }
-    /// Panels side by side where there is one pixel only.
-    pub fn panels_of_one_pixel(self) -> usize {
-        if self == Self::Pairs { 2 } else { 4 }
-    }
 }
+
+/// Panels side by side where there is one pixel only.
+pub const PANELS_OF_ONE_PIXEL: usize = 4;
+/// Accumulators of a pixel and panel, of eight channels each.
+const PARTS: usize = 2;
 
 /// Whether no sum of two neighbouring products of a byte and a weight leaves 16 bits, for operands up to 255: the positive
 /// parts of a pair of weights add up to at most 128, and the negative ones.
@@ -65,8 +63,8 @@ const ONES: usize = 15;
 pub struct Narrow {
     dot: Dot,
     end: End,
-    /// Scaled sums may exceed the i32 conversion, so the upper bound is applied before it.
-    clamp_high: bool,
+    /// What was proven of the sums.
+    proven: Epilogue,
     /// Bytes between output pixels.
     out_pixel: usize,
     /// Bytes between residual pixels and the residual's signedness.
@@ -76,17 +74,16 @@ pub struct Narrow {
 impl Narrow {
     /// The tile of a layer.
     pub fn new(dot: Dot, end: End, bounds: Bounds, out_pixel: usize, residual: Option<(usize, bool)>) -> Self {
-        let clamp_high = bounds.scaled * (1.0 + 2f64.powi(-22)) >= 2f64.powi(31);
-        Self { dot, end, clamp_high, out_pixel, residual }
+        Self { dot, end, proven: Epilogue::new(end, bounds, out_pixel, residual), out_pixel, residual }
     }
 
     /// First accumulator of a pixel and panel.
     fn first(&self, t: Tile, pixel: usize, panel: usize) -> usize {
-        (pixel * t.panels + panel) * self.dot.accumulators()
+        (pixel * t.panels + panel) * PARTS
     }
 
     fn block(&self, f: &mut Asm, n: &Nest, t: Tile, u: usize) -> Emitted<()> {
-        let used = t.pixels * t.panels * self.dot.accumulators();
+        let used = t.pixels * t.panels * PARTS;
         let weight = |j: usize, part: usize, bytes: usize| r13 + (64 * u + j * n.panel_bytes() + part * bytes);
         let operand = |m: usize| r12 + (4 * u + m * n.pixel[X]);
         match self.dot {
@@ -132,17 +129,31 @@ impl Narrow {
                 }
             }
             Dot::Pairs => {
-                let (x, w, product) = (used, used + t.pixels, used + t.pixels + 1);
-                for m in 0..t.pixels {
-                    f.a.vpbroadcastd(xmm(x + m), dword_ptr(operand(m)))?;
-                    f.a.vpmovzxbw(ymm(x + m), xmm(x + m))?;
-                }
+                // Even or odd taps of an operand, which is read for each: registers are scarcer than loads.
+                let (w, x, product) = (used, used + 4, used + 5);
+                let low = f.splat16(0xff);
+                let words = |f: &mut Asm, m: usize, odd: bool| -> Emitted<()> {
+                    f.a.vpbroadcastd(ymm(x), dword_ptr(operand(m)))?;
+                    if odd { f.a.vpsrlw(ymm(x), ymm(x), 8) } else { f.a.vpand(ymm(x), ymm(x), ymmword_ptr(low)) }
+                };
+                // The same of both parts of a panel's weights.
+                let widen = |f: &mut Asm, j: usize| -> Emitted<()> {
+                    for part in 0..2 {
+                        let (even, odd) = (ymm(w + part), ymm(w + 2 + part));
+                        f.a.vmovdqu(odd, ymmword_ptr(weight(j, part, 32)))?;
+                        f.a.vpsllw(even, odd, 8)?;
+                        f.a.vpsraw(odd, odd, 8)?;
+                        f.a.vpsraw(even, even, 8)?;
+                    }
+                    Ok(())
+                };
                 for j in 0..t.panels {
-                    for part in 0..4 {
-                        f.a.vpmovsxbw(ymm(w), xmmword_ptr(weight(j, part, 16)))?;
-                        for m in 0..t.pixels {
+                    widen(f, j)?;
+                    for (m, odd) in (0..t.pixels).flat_map(|m| [(m, false), (m, true)]) {
+                        words(f, m, odd)?;
+                        for part in 0..2 {
                             let acc = ymm(self.first(t, m, j) + part);
-                            f.a.vpmaddwd(ymm(product), ymm(w), ymm(x + m))?;
+                            f.a.vpmaddwd(ymm(product), ymm(w + 2 * usize::from(odd) + part), ymm(x))?;
                             f.a.vpaddd(acc, acc, ymm(product))?;
                         }
                     }
@@ -152,22 +163,12 @@ impl Narrow {
         Ok(())
     }
 
-    /// Final sums of a pixel and panel: registers of channels 0 to 7 and 8 to 15.
+    /// Scaled sums of a pixel and panel: registers of channels 0 to 7 and 8 to 15. Two registers from `free` on are free,
+    /// behind them lie the panel's [`Self::shift`]s.
     fn sums(&self, f: &mut Asm, t: Tile, pixel: usize, panel: usize, free: usize) -> Emitted<[usize; 2]> {
         let first = self.first(t, pixel, panel);
-        let halves = match self.dot {
-            Dot::Bytes { .. } | Dot::Sums => [first, first + 1],
-            Dot::Pairs => {
-                for a in [first, first + 2] {
-                    // Within 128-bit lanes: channels 0 1 4 5, 2 3 6 7; then in order.
-                    f.a.vphaddd(ymm(a), ymm(a), ymm(a + 1))?;
-                    f.a.vpermq(ymm(a), ymm(a), 0xD8)?;
-                }
-                [first, first + 2]
-            }
-        };
+        let halves = [first, first + 1];
         for (h, v) in halves.into_iter().enumerate() {
-            f.a.vpaddd(ymm(v), ymm(v), ymmword_ptr(rdx + (64 * panel + 32 * h)))?;
             if let Some((stride, signed)) = self.residual {
                 // Factors are positive: the upper half of a lane contributes nothing.
                 let from = qword_ptr(rbx + (pixel * stride + 16 * panel + 8 * h));
@@ -180,23 +181,38 @@ impl Narrow {
                 f.a.vpmaddwd(ymm(free), ymm(free), ymm(free + 1))?;
                 f.a.vpaddd(ymm(v), ymm(v), ymm(free))?;
             }
+            let scale = ymmword_ptr(rcx + (64 * panel + 32 * h));
+            if self.proven.fused() {
+                f.a.vfmadd132ps(ymm(v), ymm(free + 2 + h), scale)?;
+                continue;
+            }
             f.a.vcvtdq2ps(ymm(v), ymm(v))?;
-            f.a.vmulps(ymm(v), ymm(v), ymmword_ptr(rcx + (64 * panel + 32 * h)))?;
+            f.a.vmulps(ymm(v), ymm(v), scale)?;
         }
         Ok(halves)
     }
 
-    /// Sixteen rounded words, zero point added, in channel order.
-    fn words(&self, f: &mut Asm, [a, b]: [usize; 2], zero: i32, hi: i32) -> Emitted<usize> {
+    /// What takes [`MAGIC`] out of the scaled sums of a panel again, in two registers behind the first two free ones.
+    fn shift(&self, f: &mut Asm, panel: usize, free: usize) -> Emitted<()> {
+        for h in (0..PARTS).filter(|_| self.proven.fused()) {
+            let magic = f.splat32((-(2f32.powi(23))).to_bits());
+            let r = ymm(free + 2 + h);
+            f.a.vmovups(r, ymmword_ptr(magic))?;
+            f.a.vmulps(r, r, ymmword_ptr(rcx + (64 * panel + 32 * h)))?;
+        }
+        Ok(())
+    }
+
+    /// Sixteen rounded words, zero point added: channels 0 to 3, 8 to 11, 4 to 7, 12 to 15.
+    fn words(&self, f: &mut Asm, [a, b]: [usize; 2], zero: i32) -> Emitted<usize> {
         for v in [a, b] {
-            if self.clamp_high {
-                let bound = f.splat32(((hi - zero) as f32).to_bits());
+            if let Some(bound) = self.proven.upper() {
+                let bound = f.splat32(bound.to_bits());
                 f.a.vminps(ymm(v), ymm(v), ymmword_ptr(bound))?;
             }
             f.a.vcvtps2dq(ymm(v), ymm(v))?;
         }
         f.a.vpackssdw(ymm(a), ymm(a), ymm(b))?;
-        f.a.vpermq(ymm(a), ymm(a), 0xD8)?;
         if zero != 0 {
             let words = f.splat16(zero as i16 as u16);
             f.a.vpaddsw(ymm(a), ymm(a), ymmword_ptr(words))?;
@@ -254,16 +270,22 @@ impl Narrow {
     }
 
     fn finish(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
-        let free = t.pixels * t.panels * self.dot.accumulators();
+        let free = t.pixels * t.panels * PARTS;
         let lanes = |panel: usize| if masked && panel + 1 == t.panels { n.lanes } else { 16 };
         let all: Vec<(usize, usize)> = (0..t.pixels).flat_map(|m| (0..t.panels).map(move |j| (m, j))).collect();
+        if t.panels == 1 {
+            self.shift(f, 0, free)?;
+        }
         for pair in all.chunks(2) {
             let mut packed = Vec::new();
             for &(m, j) in pair {
+                if t.panels > 1 {
+                    self.shift(f, j, free)?;
+                }
                 let halves = self.sums(f, t, m, j, free)?;
                 match self.end {
                     End::Float { .. } => self.store_floats(f, halves, m, j, lanes(j), free)?,
-                    End::Requantize { zero, hi, .. } => packed.push(self.words(f, halves, zero, hi)?),
+                    End::Requantize { zero, .. } => packed.push(self.words(f, halves, zero)?),
                 }
             }
             let (End::Requantize { lo, hi, signed, .. }, Some(&a)) = (self.end, packed.first()) else { continue };
@@ -273,7 +295,10 @@ impl Narrow {
             } else {
                 f.a.vpackuswb(ymm(a), ymm(a), ymm(b))?
             }
-            f.a.vpermq(ymm(a), ymm(a), 0xD8)?;
+            // In order again: one pixel in each half.
+            let order = f.dwords(std::array::from_fn(|i| [0, 4, 1, 5, 2, 6, 3, 7][i % 8]));
+            f.a.vmovdqu(ymm(free), ymmword_ptr(order))?;
+            f.a.vpermd(ymm(a), ymm(free), ymm(a))?;
             let (least, most) = if signed { (-128, 127) } else { (0, 255) };
             if lo > least {
                 let bytes = f.splat8(lo as u8);
@@ -284,8 +309,12 @@ impl Narrow {
                 if signed { f.a.vpminsb(ymm(a), ymm(a), ymmword_ptr(bytes))? } else { f.a.vpminub(ymm(a), ymm(a), ymmword_ptr(bytes))? }
             }
             if let &[_, (m, j)] = pair {
-                f.a.vextracti128(xmm(free), ymm(a), 1)?;
-                self.store(f, free, m, j, lanes(j))?;
+                if lanes(j) == 16 {
+                    f.a.vextracti128(xmmword_ptr(r8 + (m * self.out_pixel + 16 * j)), ymm(a), 1)?;
+                } else {
+                    f.a.vextracti128(xmm(free), ymm(a), 1)?;
+                    self.store(f, free, m, j, lanes(j))?;
+                }
             }
             self.store(f, a, pair[0].0, pair[0].1, lanes(pair[0].1))?;
         }
@@ -304,10 +333,9 @@ impl Body for Narrow {
         }
     }
     fn most_pixels(&self, panels: usize) -> usize {
-        // Beside the accumulators: operand, two weights (or operands, weight, product), two temporaries of the end.
+        // Beside the accumulators: operand, two weights (sums: and product, ones; pairs: twice as many, and product).
         match self.dot {
-            Dot::Pairs => (2 / panels).max(1),
-            Dot::Sums => (5 / panels).max(1),
+            Dot::Pairs | Dot::Sums => (5 / panels).max(1),
             Dot::Bytes { .. } => (6 / panels).max(1),
         }
     }
@@ -319,8 +347,16 @@ impl Body for Narrow {
         Ok(())
     }
     fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
-        for i in 0..t.pixels * t.panels * self.dot.accumulators() {
-            f.a.vpxor(xmm(i), xmm(i), xmm(i))?;
+        let of_a_pixel = t.panels * PARTS;
+        for i in 0..of_a_pixel {
+            f.a.vmovdqu(ymm(i), ymmword_ptr(rdx + 32 * i))?;
+            if self.proven.fused() {
+                let magic = f.splat32(MAGIC);
+                f.a.vpaddd(ymm(i), ymm(i), ymmword_ptr(magic))?;
+            }
+        }
+        for i in of_a_pixel..t.pixels * of_a_pixel {
+            f.a.vmovaps(ymm(i), ymm(i % of_a_pixel))?;
         }
         sum(f, n, &|f, u| self.block(f, n, t, u))?;
         self.finish(f, n, t, masked)
