@@ -23,6 +23,7 @@ const COMMANDS: &[(&str, &str, Run)] = &[
     ("bless [FILTER]", "rewrites snapshots that differ and lists what changed", bless::run),
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
     ("figures", "measures what the README claims and writes its tables", figures::run),
+    ("layers [--count N] [--seed S]", "compares random layers with the interpreter, between inaccessible pages", layers),
     ("proto [--check]", "makes the Rust form of the ONNX messages from their description", proto::run),
 ];
 
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     let Some(command) = COMMANDS.iter().find(|row| arguments.first().is_some_and(|a| a == name(row))) else {
         eprintln!("usage: cargo xtask COMMAND\n");
         for (form, purpose, _) in COMMANDS {
-            eprintln!("  {form:<15} {purpose}");
+            eprintln!("  {form:<29} {purpose}");
         }
         return ExitCode::from(2);
     };
@@ -43,6 +44,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn layers(arguments: &[String]) -> Result<(), String> {
+    let mut run = command("cargo");
+    run.args(["run", "--release", "-p", "quernel-codegen", "--example", "check_layers", "--"]).args(arguments);
+    succeed(run, "check_layers")
 }
 
 /// The folder of the workspace.

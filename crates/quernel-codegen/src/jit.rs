@@ -109,6 +109,17 @@ impl Jit {
         Ok(self.results.iter().zip(&self.outputs).map(|(r, &n)| r.copy(n)).collect())
     }
 
+    /// Runs the network on memory of the caller, like `NAME_run_v` of an object, and returns its code.
+    ///
+    /// # Safety
+    /// `inputs` and `outputs` point to as many pointers as the program has ports, each to the bytes of its port aligned to
+    /// its elements; `arena` has the program's `arena_bytes`, aligned to [`ALIGN`]. Parts of the arena that no slot of the
+    /// program and no overread of it covers may be missing.
+    pub unsafe fn run_at(&self, inputs: *const *const u8, outputs: *const *mut u8, arena: *mut u8) -> i32 {
+        // SAFETY: the caller's promise.
+        unsafe { (self.run)(inputs, outputs, arena) }
+    }
+
     /// Makes a network of several variants run that one, whatever the CPU is best at; `false` when there is no such
     /// variant. Numbers are from 0, slowest first. The caller vouches that this CPU has its instructions.
     pub fn force_variant(&mut self, number: u32) -> bool {
