@@ -18,6 +18,7 @@ mod quads;
 mod quantize;
 
 use depthwise_tiles::Form;
+use iced_x86::{Decoder, DecoderOptions, FastFormatter, Mnemonic};
 use quernel_ir::{
     Program,
     program::{Base, Slot, Step, WeightLayout, What},
@@ -89,12 +90,25 @@ fn slack(step: &Step) -> bool {
     [0, 4].into_iter().all(|i| step.reads.get(i).is_none_or(|s| !matches!(s.base, Base::Input(_) | Base::Output(_))))
 }
 
-/// The instructions of a leaf as text, its literals as bytes.
+/// The instructions of a leaf as text, up to its one return; the literals behind that as bytes.
 pub fn disassemble(code: &[u8]) -> String {
-    let mut text = String::new();
-    for (i, line) in code.chunks(16).enumerate() {
+    let (mut text, mut line) = (String::new(), String::new());
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let mut formatter = FastFormatter::new();
+    while decoder.can_decode() {
+        let at = decoder.position();
+        let instruction = decoder.decode();
+        line.clear();
+        formatter.format(&instruction, &mut line);
+        text.push_str(&format!("  {at:04x}: {line}\n"));
+        if instruction.mnemonic() == Mnemonic::Ret {
+            break;
+        }
+    }
+    let start = decoder.position();
+    for (i, line) in code[start..].chunks(16).enumerate() {
         let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
-        text.push_str(&format!("  {:04x}: {}\n", 16 * i, hex.join(" ")));
+        text.push_str(&format!("  {:04x}: {}\n", start + 16 * i, hex.join(" ")));
     }
     text
 }

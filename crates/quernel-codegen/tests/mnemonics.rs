@@ -1,0 +1,104 @@
+//! The instructions on which the speed of a level hangs, read back from the machine code of an object: their names, widths
+//! and encodings. An EVEX form in code for AVX-VNNI, or a narrow form in code for AVX-512, would go unnoticed otherwise.
+
+mod common;
+
+use common::{Case, Kind, Rng, conv_program};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
+use object::{Object, ObjectSection, ObjectSymbol};
+use quernel_codegen::{Options, Target, object as compile};
+use quernel_ir::{
+    op::WindowDim,
+    program::{End, WeightLayout},
+};
+
+/// The kernel of a layer on a CPU, and its instructions. `most`: the largest weight.
+fn instructions(cpu: &str, kernel: usize, depthwise: bool, most: i8) -> (String, Vec<Instruction>) {
+    let dim = WindowDim { kernel, stride: 1, dilation: 1, before: 0, after: 0 };
+    let end = End::Requantize { zero: 0, lo: 0, hi: 255, signed: false };
+    let case = Case {
+        n: 1,
+        h: 12,
+        w: 12,
+        i: if depthwise { 1 } else { 64 },
+        o: 64,
+        groups: if depthwise { 64 } else { 1 },
+        window: [dim, dim],
+        layout: if depthwise { WeightLayout::Depthwise } else { WeightLayout::Panels { contiguous: true, depth: 4 } },
+        residual: false,
+        gap: 0,
+        kind: Kind::Int { signed: false, zero: 0, residual_signed: false, end, extreme: false },
+    };
+    let (mut program, _) = conv_program(&case, &mut Rng(3));
+    for id in program.blobs.ids().collect::<Vec<_>>() {
+        if program.blobs[id].name == "w" {
+            program.blobs[id].bytes = vec![most as u8; program.blobs[id].bytes.len()].into();
+        }
+    }
+    let target = Target::parse(Some("x86_64-unknown-linux-gnu"), Some(cpu)).unwrap();
+    let made = compile(&program, &target, &Options::default()).unwrap();
+    let function = made.functions.iter().find(|f| f.kernel.contains("u8s8")).unwrap_or_else(|| panic!("{cpu}: no leaf"));
+    let file = object::File::parse(&*made.bytes).unwrap();
+    let symbol = file.symbols().find(|s| s.name() == Ok(&function.name)).unwrap();
+    let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
+    let at = (symbol.address() - section.address()) as usize;
+    let code = &section.data().unwrap()[at..at + function.bytes];
+    let mut all = Vec::new();
+    for instruction in &mut Decoder::new(64, code, DecoderOptions::NONE) {
+        let end = instruction.mnemonic() == Mnemonic::Ret;
+        all.push(instruction);
+        if end {
+            break;
+        }
+    }
+    (function.kernel.clone(), all)
+}
+
+#[test]
+fn products_have_the_width_and_encoding_of_the_level() {
+    use Code::*;
+    let all = [VEX_Vpdpbusd_ymm_ymm_ymmm256, EVEX_Vpdpbusd_ymm_k1z_ymm_ymmm256b32, EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32]
+        .into_iter()
+        .chain([VEX_Vpmaddwd_ymm_ymm_ymmm256, VEX_Vpmaddubsw_ymm_ymm_ymmm256, EVEX_Vpdpbusd_xmm_k1z_xmm_xmmm128b32]);
+    let all: Vec<Code> = all.collect();
+    // CPU, largest weight, the products, and how many at least: a panel of sixteen channels by several pixels.
+    let cases: [(&str, i8, &[Code]); 5] = [
+        ("haswell", 127, &[VEX_Vpmaddwd_ymm_ymm_ymmm256]),
+        ("haswell", 63, &[VEX_Vpmaddubsw_ymm_ymm_ymmm256, VEX_Vpmaddwd_ymm_ymm_ymmm256]),
+        ("alderlake", 127, &[VEX_Vpdpbusd_ymm_ymm_ymmm256]),
+        ("znver4", 127, &[EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32]),
+        ("cascadelake", 127, &[EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32]),
+    ];
+    for (cpu, most, products) in cases {
+        for (kernel, depthwise) in [(1, false), (3, false), (3, true), (5, true)] {
+            let (name, code) = instructions(cpu, kernel, depthwise, most);
+            // Without byte permutations the depthwise kernel of AVX-512 VNNI is the 256-bit one.
+            let narrow = [EVEX_Vpdpbusd_ymm_k1z_ymm_ymmm256b32];
+            let products = if cpu == "cascadelake" && depthwise { &narrow } else { products };
+            for c in &all {
+                let count = code.iter().filter(|i| i.code() == *c).count();
+                if products.contains(c) {
+                    assert!(count >= 12, "{cpu} {name}: {count} of {c:?}");
+                } else {
+                    assert_eq!(count, 0, "{cpu} {name}: {c:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Sums stay in registers, and CPUs without AVX-512 get none of it.
+#[test]
+fn no_spills_and_no_evex_before_avx512() {
+    for cpu in ["haswell", "alderlake", "znver4"] {
+        for (kernel, depthwise) in [(1, false), (3, false), (3, true), (5, true)] {
+            let (name, code) = instructions(cpu, kernel, depthwise, 127);
+            for i in &code {
+                let text = format!("{:?}", i.code());
+                assert!(cpu == "znver4" || !text.starts_with("EVEX"), "{cpu} {name}: {text}");
+                let vector = ["xmm", "ymm", "zmm"].iter().any(|r| text.contains(r));
+                assert!(!(vector && i.memory_base() == iced_x86::Register::RSP), "{cpu} {name}: a spill, {text}");
+            }
+        }
+    }
+}
