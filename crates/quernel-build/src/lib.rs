@@ -51,6 +51,7 @@ pub struct Model {
     samples: SampleOptions,
     bits: String,
     dims: BTreeMap<String, usize>,
+    pins: BTreeMap<String, Vec<f64>>,
     cpu: Option<String>,
     std: bool,
 }
@@ -78,6 +79,7 @@ impl Model {
             samples: SampleOptions::default(),
             bits: "8".into(),
             dims: BTreeMap::new(),
+            pins: BTreeMap::new(),
             cpu: None,
             std: true,
         }
@@ -116,6 +118,13 @@ impl Model {
     #[must_use]
     pub fn dim(mut self, name: impl Into<String>, extent: usize) -> Self {
         self.dims.insert(name.into(), extent);
+        self
+    }
+
+    /// Makes an input a constant: one number for all its elements, or one for each.
+    #[must_use]
+    pub fn pin(mut self, input: impl Into<String>, numbers: impl Into<Vec<f64>>) -> Self {
+        self.pins.insert(input.into(), numbers.into());
         self
     }
 
@@ -171,7 +180,7 @@ impl Model {
             return Err(Diagnostic::new(Code::BadOption, format!("{name:?} cannot name a Rust module")).help(help).into());
         }
         let prefix = quernel::symbol_name(&format!("{}_{name}", cargo.package));
-        let options = ModelOptions { dims: self.dims.clone(), name: Some(prefix.clone()) };
+        let options = ModelOptions { dims: self.dims.clone(), pins: self.pins.clone(), name: Some(prefix.clone()) };
         let model = quernel::Model::read(&self.file, &options)?;
         model.files().iter().skip(1).for_each(|f| changed(f));
         let target = cargo.target(self.cpu.as_deref())?;

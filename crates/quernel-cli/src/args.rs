@@ -86,6 +86,9 @@ pub struct Compiling {
     /// Extent of a symbolic dimension.
     #[arg(long = "dim", value_name = "NAME=EXTENT", value_parser = dimension)]
     pub dims: Vec<(String, usize)>,
+    /// Make an input a constant: one number for all its elements, or one for each.
+    #[arg(long = "pin", value_name = "INPUT=NUMBERS", value_parser = pinned)]
+    pub pins: Vec<(String, Vec<f64>)>,
 }
 
 /// How arrays of a sample file become inputs.
@@ -181,6 +184,9 @@ pub struct Calibrate {
     /// Extent of a symbolic dimension.
     #[arg(long = "dim", value_name = "NAME=EXTENT", value_parser = dimension)]
     pub dims: Vec<(String, usize)>,
+    /// Make an input a constant: one number for all its elements, or one for each.
+    #[arg(long = "pin", value_name = "INPUT=NUMBERS", value_parser = pinned)]
+    pub pins: Vec<(String, Vec<f64>)>,
     /// Ranges file; `-` for standard output.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -193,6 +199,9 @@ pub struct Inspect {
     /// Extent of a symbolic dimension.
     #[arg(long = "dim", value_name = "NAME=EXTENT", value_parser = dimension)]
     pub dims: Vec<(String, usize)>,
+    /// Make an input a constant: one number for all its elements, or one for each.
+    #[arg(long = "pin", value_name = "INPUT=NUMBERS", value_parser = pinned)]
+    pub pins: Vec<(String, Vec<f64>)>,
     /// Print the imported graph as text IR.
     #[arg(long)]
     pub qir: bool,
@@ -289,6 +298,12 @@ fn dimension(text: &str) -> Result<(String, usize), String> {
     let (name, extent) = pair(text, "NAME=EXTENT")?;
     let extent = extent.parse().ok().filter(|e| *e > 0).ok_or_else(|| format!("{extent:?} is not a positive number"))?;
     Ok((name.into(), extent))
+}
+
+fn pinned(text: &str) -> Result<(String, Vec<f64>), String> {
+    let (name, numbers) = pair(text, "INPUT=NUMBERS")?;
+    let number = |x: &str| x.trim().parse().map_err(|_| format!("{x:?} is not a number"));
+    Ok((name.into(), numbers.split(',').map(number).collect::<Result<_, _>>()?))
 }
 
 fn renaming(text: &str) -> Result<(String, String), String> {

@@ -13,7 +13,7 @@ use tract_onnx::{
         Datum, DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, OutletId, RunnableModel, TValue,
         Tensor as TractTensor, TypedFact, TypedModel, TypedOp, tvec,
     },
-    tract_hir::infer::Factoid,
+    tract_hir::{infer::Factoid, ops::konst::Const},
 };
 
 type Plan = Arc<RunnableModel<TypedFact, Box<dyn TypedOp>>>;
@@ -75,17 +75,18 @@ mod quiet {
 
 impl FloatModel {
     /// Loads ONNX bytes with static input shapes. `dims` gives extents of symbolic dimensions; an unnamed or unlisted
-    /// first dimension is 1.
+    /// first dimension is 1. `pins` makes inputs constant: one number for all elements, or one for each.
     ///
     /// # Errors
     /// `FloatRunFailed` when tract cannot read or type the model.
-    pub fn load(bytes: &[u8], dims: &BTreeMap<String, usize>) -> Result<Self, Diagnostic> {
-        guarded(|| Self::try_load(bytes, dims).map_err(|e| failed(format!("the float engine (tract) cannot load the model: {e:#}"))))
+    pub fn load(bytes: &[u8], dims: &BTreeMap<String, usize>, pins: &BTreeMap<String, Vec<f64>>) -> Result<Self, Diagnostic> {
+        guarded(|| Self::try_load(bytes, dims, pins).map_err(|e| failed(format!("the float engine (tract) cannot load the model: {e:#}"))))
     }
 
-    fn try_load(bytes: &[u8], dims: &BTreeMap<String, usize>) -> tract_onnx::prelude::TractResult<Self> {
+    fn try_load(bytes: &[u8], dims: &BTreeMap<String, usize>, pins: &BTreeMap<String, Vec<f64>>) -> tract_onnx::prelude::TractResult<Self> {
         let mut model: InferenceModel = tract_onnx::onnx().model_for_read(&mut &*bytes)?;
         let mut inputs = Vec::new();
+        let mut pinned = Vec::new();
         for i in 0..model.inputs.len() {
             let outlet = model.inputs[i];
             let name = model.node(outlet.node).name.clone();
@@ -101,9 +102,21 @@ impl FloatModel {
                 .collect::<Option<_>>()
                 .ok_or_else(|| tract_onnx::prelude::TractError::msg(format!("input {name} has a dimension without a value")))?;
             let datum = fact.datum_type.concretize().unwrap_or(DatumType::F32);
-            model.set_input_fact(i, InferenceFact::dt_shape(datum, &extents))?;
-            inputs.push(Bound { name, dims: extents });
+            let Some(numbers) = pins.get(&name) else {
+                model.set_input_fact(i, InferenceFact::dt_shape(datum, &extents))?;
+                inputs.push(Bound { name, dims: extents });
+                continue;
+            };
+            let count = extents.iter().product::<usize>();
+            let data: Vec<f64> = (0..count).map(|i| numbers.get(i).or(numbers.first()).copied().unwrap_or(0.0)).collect();
+            let tensor = TractTensor::from_shape(&extents, &data)?.cast_to_dt(datum)?.into_owned();
+            let tensor = Arc::new(tensor);
+            let node = model.node_mut(outlet.node);
+            node.outputs[outlet.slot].fact = InferenceFact::from(&TypedFact::try_from(tensor.clone())?);
+            node.op = Box::new(Const::new(tensor)?);
+            pinned.push(outlet);
         }
+        model.inputs.retain(|o| !pinned.contains(o));
         let typed: TypedModel = model.into_typed()?;
         let mut outlets: Vec<OutletId> = Vec::new();
         let mut names = Vec::new();

@@ -1,15 +1,17 @@
 //! Messages to a graph: names to values, node by node, in the order of the file.
 
+mod scopes;
+
 use crate::{
     Imported, NEWEST_OPSET, OLDEST_OPSET, Options,
-    generated::{GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Extent},
+    generated::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Extent},
     integers, limits,
     node::{NodeCx, Stored},
     ops::{self, Operator},
     tensor,
 };
 use prost::Message;
-use quernel_ir::{Code, Diagnostic, Graph, Origin, Scalar, TensorTy, Value, diag::Remark};
+use quernel_ir::{Code, Diagnostic, Graph, Origin, Scalar, Tensor, TensorTy, Value, diag::Remark};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Imports a model.
@@ -25,13 +27,16 @@ pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, Vec<Diagnosti
         graph: Graph::new(name),
         opset,
         options,
-        env: BTreeMap::new(),
-        poisoned: BTreeSet::new(),
+        scope: Scope::default(),
+        functions: &model.functions,
+        visited: 0,
+        names: BTreeSet::new(),
+        constant_bytes: 0,
         found: Vec::new(),
         remarks: Vec::new(),
         stored: Stored::default(),
     };
-    importer.run(&model, graph);
+    importer.run(graph);
     if importer.found.is_empty() {
         let producer = model.producer_name.clone().filter(|p| !p.is_empty());
         let producer = producer.map(|p| format!("{p} {}", model.producer_version.as_deref().unwrap_or_default()).trim().to_owned());
@@ -109,38 +114,69 @@ struct Importer<'a> {
     graph: Graph,
     opset: i64,
     options: &'a Options,
-    env: BTreeMap<&'a str, Value>,
-    /// Tensors whose definition failed: what reads them is not reported again.
-    poisoned: BTreeSet<&'a str>,
+    scope: Scope,
+    /// Functions the model defines.
+    functions: &'a [FunctionProto],
+    /// Nodes seen so far, those of unrolled bodies once per round.
+    visited: usize,
+    /// Names of values inside bodies.
+    names: BTreeSet<String>,
+    constant_bytes: usize,
     found: Vec<Diagnostic>,
     remarks: Vec<Remark>,
     stored: Stored,
 }
 
+/// The names a node may read.
+#[derive(Clone, Default)]
+struct Scope {
+    env: BTreeMap<String, Value>,
+    /// Tensors whose definition failed: what reads them is not reported again.
+    poisoned: BTreeSet<String>,
+    /// Parameters of a function that its caller left out.
+    absent: BTreeSet<String>,
+    /// How many bodies this one lies in.
+    depth: usize,
+    /// Put before the names of nodes of a function.
+    prefix: String,
+}
+
 impl<'a> Importer<'a> {
-    fn run(&mut self, model: &'a ModelProto, proto: &'a GraphProto) {
+    fn run(&mut self, proto: &GraphProto) {
         self.constants(proto);
         self.inputs(proto);
-        self.defined_once(proto);
-        self.unsupported(model, proto);
-        let produced: BTreeSet<&str> =
-            proto.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
-        for (index, node) in proto.node.iter().enumerate() {
-            self.node(index, node, &produced);
-        }
+        self.nodes(&proto.node);
         self.declared_types(proto);
         self.outputs(proto);
         self.pinned(proto);
     }
 
-    fn constants(&mut self, proto: &'a GraphProto) {
+    /// A list of nodes in the scope at hand.
+    fn nodes(&mut self, nodes: &[NodeProto]) {
+        self.visited = self.visited.saturating_add(nodes.len());
+        if self.visited > limits::NODES {
+            self.found.push(Diagnostic::new(Code::LimitExceeded, format!("unrolled, the graph has more than {} nodes", limits::NODES)));
+            return;
+        }
+        self.defined_once(nodes);
+        self.unsupported(nodes);
+        let produced: BTreeSet<&str> = nodes.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
+        for (index, node) in nodes.iter().enumerate() {
+            self.node(index, node, &produced);
+        }
+    }
+
+    fn poison(&mut self, node: &NodeProto) {
+        self.scope.poisoned.extend(node.output.iter().cloned());
+    }
+
+    fn constants(&mut self, proto: &GraphProto) {
         for sparse in &proto.sparse_initializer {
             let name = sparse.values.as_ref().and_then(|v| v.name.as_deref()).unwrap_or_default();
             self.found
                 .push(Diagnostic::new(Code::UnsupportedType, "sparse initializers are not supported").at(format!("initializer {name:?}")));
-            self.poisoned.insert(name);
+            self.scope.poisoned.insert(name.into());
         }
-        let mut bytes = 0usize;
         for initializer in &proto.initializer {
             let name = initializer.name.as_deref().unwrap_or_default();
             let place = format!("initializer {name:?}");
@@ -148,13 +184,13 @@ impl<'a> Importer<'a> {
                 self.found.push(Diagnostic::new(Code::BadGraph, "an initializer has no name"));
                 continue;
             }
-            if self.env.contains_key(name) || self.poisoned.contains(name) {
+            if self.scope.depth == 0 && (self.scope.env.contains_key(name) || self.scope.poisoned.contains(name)) {
                 self.found.push(Diagnostic::new(Code::BadGraph, "is defined twice").at(place));
                 continue;
             }
             let read = tensor::read(initializer, self.options).and_then(|t| {
-                bytes = bytes.saturating_add(t.ty.bytes());
-                if bytes > limits::CONSTANT_BYTES {
+                self.constant_bytes = self.constant_bytes.saturating_add(t.ty.bytes());
+                if self.constant_bytes > limits::CONSTANT_BYTES {
                     return Err(Diagnostic::new(Code::LimitExceeded, format!("constants take more than {} bytes", limits::CONSTANT_BYTES)));
                 }
                 Ok(t)
@@ -162,20 +198,20 @@ impl<'a> Importer<'a> {
             match read {
                 Ok(t) => {
                     let v = self.graph.constant(name, t);
-                    self.env.insert(name, v);
+                    self.scope.env.insert(name.into(), v);
                     if let Some(storage) = tensor::narrow_storage(initializer) {
                         self.stored.types.insert(v, storage);
                     }
                 }
                 Err(d) => {
                     self.found.push(d.at(place));
-                    self.poisoned.insert(name);
+                    self.scope.poisoned.insert(name.into());
                 }
             }
         }
     }
 
-    fn inputs(&mut self, proto: &'a GraphProto) {
+    fn inputs(&mut self, proto: &GraphProto) {
         let mut seen = BTreeSet::new();
         for input in &proto.input {
             let name = input.name.as_deref().unwrap_or_default();
@@ -186,29 +222,62 @@ impl<'a> Importer<'a> {
                 continue;
             }
             // Before IR version 4 every initializer had to be listed as an input, too.
-            if let Some(&v) = self.env.get(name) {
+            if let Some(&v) = self.scope.env.get(name) {
                 if let Err(d) = self.declared(input, v) {
                     self.found.push(d.at(place));
                 }
                 continue;
             }
-            if self.poisoned.contains(name) {
+            if self.scope.poisoned.contains(name) {
                 continue;
             }
-            match self.input_type(input) {
-                Ok(ty) => {
-                    let v = self.graph.input(name, ty);
-                    self.env.insert(name, v);
+            let made = match self.options.pins.get(name) {
+                Some(numbers) => self.pinned_input(input, numbers).map(|t| self.graph.constant(name, t)),
+                None => self.input_type(input).map(|ty| self.graph.input(name, ty)),
+            };
+            match made {
+                Ok(v) => {
+                    self.scope.env.insert(name.into(), v);
                 }
                 Err(d) => {
                     self.found.push(d.at(place));
-                    self.poisoned.insert(name);
+                    self.scope.poisoned.insert(name.into());
                 }
             }
         }
     }
 
-    fn input_type(&mut self, input: &ValueInfoProto) -> Result<TensorTy, Diagnostic> {
+    /// An input that the user replaces by a constant.
+    fn pinned_input(&self, input: &ValueInfoProto, numbers: &[f64]) -> Result<Tensor, Diagnostic> {
+        let ty = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        let elem = ty.and_then(|t| t.elem_type).unwrap_or(0);
+        let scalar = tensor::scalar(elem)
+            .ok_or_else(|| Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}", tensor::type_name(elem))))?;
+        let dims = self.input_dims(input)?;
+        let count = tensor::count(&dims)?;
+        let data: Vec<f64> = match numbers {
+            [one] if count <= limits::SHAPE_ELEMENTS => vec![*one; count],
+            all if all.len() == count => all.to_vec(),
+            all => {
+                let message = format!("is pinned to {} numbers, and has {count} elements", all.len());
+                return Err(Diagnostic::new(Code::BadOption, message));
+            }
+        };
+        let (lo, hi) = match scalar {
+            Scalar::F32 => return Ok(Tensor::f32(dims, &data.iter().map(|x| *x as f32).collect::<Vec<f32>>())),
+            Scalar::I64 => (i64::MIN, i64::MAX),
+            Scalar::I32 => (i32::MIN.into(), i32::MAX.into()),
+            Scalar::I8 => (i8::MIN.into(), i8::MAX.into()),
+            Scalar::U8 => (0, u8::MAX.into()),
+            Scalar::Bool => (0, 1),
+        };
+        match data.iter().find(|x| x.fract() != 0.0 || !(lo..=hi).contains(&(**x as i64))) {
+            Some(bad) => Err(Diagnostic::new(Code::BadOption, format!("is pinned to {bad}, which is no {}", scalar.name()))),
+            None => Ok(Tensor::from_ints(TensorTy::new(dims, scalar), data.iter().map(|x| *x as i64))),
+        }
+    }
+
+    fn input_type(&self, input: &ValueInfoProto) -> Result<TensorTy, Diagnostic> {
         let ty = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
         let ty = ty.ok_or_else(|| Diagnostic::new(Code::UnsupportedType, "is not declared as a tensor"))?;
         let elem = ty.elem_type.unwrap_or(0);
@@ -218,7 +287,20 @@ impl<'a> Importer<'a> {
                 format!("has elements of type {}; inputs have to be float", tensor::type_name(elem)),
             ));
         }
-        let shape = ty.shape.as_ref().ok_or_else(|| {
+        let dims = self.input_dims(input)?;
+        if dims.contains(&0) {
+            return Err(Diagnostic::new(
+                Code::UnsupportedForm,
+                format!("has dimensions {dims:?}; tensors without elements are not supported"),
+            ));
+        }
+        Ok(TensorTy::new(dims, Scalar::F32))
+    }
+
+    /// The extents of an input, symbolic ones as the user gave them.
+    fn input_dims(&self, input: &ValueInfoProto) -> Result<Vec<usize>, Diagnostic> {
+        let shape = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()?.shape.as_ref());
+        let shape = shape.ok_or_else(|| {
             Diagnostic::new(Code::DynamicShape, "has no declared shape").help("export the model with a shape for every input")
         })?;
         let mut dims = Vec::new();
@@ -238,15 +320,8 @@ impl<'a> Importer<'a> {
                 }
             });
         }
-        let dims = tensor::dimensions(&dims)
-            .map_err(|d| Diagnostic { code: if d.code == Code::BadTensor { Code::ShapeMismatch } else { d.code }, ..d })?;
-        if dims.contains(&0) {
-            return Err(Diagnostic::new(
-                Code::UnsupportedForm,
-                format!("has dimensions {dims:?}; tensors without elements are not supported"),
-            ));
-        }
-        Ok(TensorTy::new(dims, Scalar::F32))
+        tensor::dimensions(&dims)
+            .map_err(|d| Diagnostic { code: if d.code == Code::BadTensor { Code::ShapeMismatch } else { d.code }, ..d })
     }
 
     /// An initializer that is listed as an input has the type and shape it is listed with.
@@ -273,15 +348,15 @@ impl<'a> Importer<'a> {
     }
 
     /// Every name has one definition.
-    fn defined_once(&mut self, proto: &'a GraphProto) {
+    fn defined_once(&mut self, nodes: &[NodeProto]) {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-        for (index, node) in proto.node.iter().enumerate() {
+        for (index, node) in nodes.iter().enumerate() {
             for output in node.output.iter().filter(|o| !o.is_empty()) {
                 let label = label(index, node, self.opset);
                 if let Some(&first) = seen.get(output.as_str()) {
-                    let other = self::label(first, &proto.node[first], self.opset);
+                    let other = self::label(first, &nodes[first], self.opset);
                     self.found.push(Diagnostic::new(Code::BadGraph, format!("defines {output:?}, which {other} defines, too")).at(label));
-                } else if self.env.contains_key(output.as_str()) {
+                } else if self.scope.depth == 0 && self.scope.env.contains_key(output.as_str()) {
                     self.found
                         .push(Diagnostic::new(Code::BadGraph, format!("defines {output:?}, which is an input or initializer")).at(label));
                 }
@@ -291,49 +366,49 @@ impl<'a> Importer<'a> {
     }
 
     /// Lists all operators this version does not know, before anything is built.
-    fn unsupported(&mut self, model: &ModelProto, proto: &'a GraphProto) {
-        let functions: BTreeSet<&str> = model.functions.iter().filter_map(|f| f.name.as_deref()).collect();
-        for (index, node) in proto.node.iter().enumerate() {
+    fn unsupported(&mut self, nodes: &[NodeProto]) {
+        for (index, node) in nodes.iter().enumerate() {
+            if self.function(node).is_some() || scopes::holds_body(node) {
+                continue;
+            }
             if let Some(operator) = operator(node) {
                 if too_new(operator, node, self.opset) {
                     let message = format!("the operator {} exists from opset {} on", operator.name, operator.since());
                     self.found.push(Diagnostic::new(Code::BadGraph, message).at(label(index, node, self.opset)));
-                    self.poisoned.extend(node.output.iter().map(String::as_str));
+                    self.poison(node);
                 }
                 continue;
             }
             let (op, domain) = (node.op_type.as_deref().unwrap_or_default(), node.domain.as_deref().unwrap_or_default());
-            let message = if functions.contains(op) && !is_default_domain(Some(domain)) {
-                format!("calls the function {op:?} of the model; functions are not supported")
-            } else if is_default_domain(Some(domain)) {
+            let message = if is_default_domain(Some(domain)) {
                 format!("the operator {op} is not supported")
             } else {
                 format!("the operator {op} of domain {domain:?} is not supported")
             };
-            let mut d = Diagnostic::new(Code::UnsupportedOperator, message).at(label(index, node, self.opset));
-            if functions.contains(op) {
-                d = d.help("inline functions with `onnx.inliner.inline_local_functions`");
-            }
-            self.found.push(d);
-            self.poisoned.extend(node.output.iter().map(String::as_str));
+            self.found.push(Diagnostic::new(Code::UnsupportedOperator, message).at(label(index, node, self.opset)));
+            self.poison(node);
         }
     }
 
-    fn node(&mut self, index: usize, node: &'a NodeProto, produced: &BTreeSet<&str>) {
-        let Some(operator) = operator(node).filter(|o| !too_new(o, node, self.opset)) else { return };
-        let label = label(index, node, self.opset);
+    fn node(&mut self, index: usize, node: &NodeProto, produced: &BTreeSet<&str>) {
+        let body = self.function(node).is_some() || scopes::holds_body(node);
+        let operator = operator(node).filter(|o| !body && !too_new(o, node, self.opset));
+        if operator.is_none() && !body {
+            return;
+        }
+        let label = format!("{}{}", self.scope.prefix, label(index, node, self.opset));
         if self.found.len() > limits::DIAGNOSTICS {
             return;
         }
         let mut inputs = Vec::with_capacity(node.input.len());
         let mut sound = true;
         for name in &node.input {
-            match self.env.get(name.as_str()) {
-                _ if name.is_empty() => inputs.push(None),
+            match self.scope.env.get(name.as_str()) {
+                _ if name.is_empty() || self.scope.absent.contains(name) => inputs.push(None),
                 Some(v) => inputs.push(Some(*v)),
                 None => {
                     sound = false;
-                    if self.poisoned.contains(name.as_str()) {
+                    if self.scope.poisoned.contains(name.as_str()) {
                     } else if produced.contains(name.as_str()) {
                         let message = format!("reads {name:?}, which this node or a later one defines");
                         self.found.push(Diagnostic::new(Code::Cycle, message).at(&label));
@@ -352,7 +427,11 @@ impl<'a> Importer<'a> {
             self.found.push(Diagnostic::new(Code::BadGraph, "has no result").at(&label));
             sound = false;
         }
-        let built = if sound { self.build(operator, &label, node, inputs, index) } else { Err(None) };
+        let built = match operator {
+            _ if !sound => Err(None),
+            Some(operator) => self.build(operator, &label, node, inputs, index),
+            None => self.body(&label, node, &inputs),
+        };
         match built {
             Ok(values) => {
                 for (slot, name) in node.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
@@ -360,18 +439,23 @@ impl<'a> Importer<'a> {
                         self.found.push(
                             Diagnostic::new(Code::UnsupportedForm, format!("its result {slot} ({name:?}) is not supported")).at(&label),
                         );
-                        self.poisoned.insert(name);
+                        self.scope.poisoned.insert(name.clone());
                         continue;
                     };
-                    if self.graph.values[v].name.is_empty() {
+                    // A body that is unrolled gives its names to the first round only.
+                    if self.graph.values[v].name.is_empty() && (self.scope.depth == 0 || self.names.insert(name.clone())) {
                         self.graph.values[v].name.clone_from(name);
                     }
-                    self.env.entry(name).or_insert(v);
+                    if self.scope.depth > 0 {
+                        self.scope.env.insert(name.clone(), v);
+                    } else {
+                        self.scope.env.entry(name.clone()).or_insert(v);
+                    }
                 }
             }
             Err(why) => {
                 self.found.extend(why);
-                self.poisoned.extend(node.output.iter().map(String::as_str));
+                self.poison(node);
             }
         }
     }
@@ -380,7 +464,7 @@ impl<'a> Importer<'a> {
         &mut self,
         operator: &Operator,
         label: &str,
-        node: &'a NodeProto,
+        node: &NodeProto,
         inputs: Vec<Option<Value>>,
         index: usize,
     ) -> Result<Vec<Value>, Option<Diagnostic>> {
@@ -398,7 +482,7 @@ impl<'a> Importer<'a> {
             remarks: &mut self.remarks,
             stored: &mut self.stored,
             proto: node,
-            origin: Origin::new(source),
+            origin: Origin::new(format!("{}{source}", self.scope.prefix)),
         };
         cx.only(operator.attributes)?;
         if let Some(tensor) = integers::evaluate(&cx, operator.name)? {
@@ -413,7 +497,7 @@ impl<'a> Importer<'a> {
         (operator.build)(&mut cx).map_err(Some)
     }
 
-    fn outputs(&mut self, proto: &'a GraphProto) {
+    fn outputs(&mut self, proto: &GraphProto) {
         if proto.output.is_empty() {
             self.found.push(Diagnostic::new(Code::BadGraph, "the graph has no output"));
         }
@@ -425,8 +509,8 @@ impl<'a> Importer<'a> {
                 self.found.push(Diagnostic::new(Code::BadGraph, "is listed twice").at(place));
                 continue;
             }
-            let Some(&v) = self.env.get(name) else {
-                if !self.poisoned.contains(name) {
+            let Some(&v) = self.scope.env.get(name) else {
+                if !self.scope.poisoned.contains(name) {
                     self.found.push(Diagnostic::new(Code::MissingValue, "is not defined by any node").at(place));
                 }
                 continue;
@@ -477,11 +561,11 @@ impl<'a> Importer<'a> {
     }
 
     /// What the file says of the types of tensors in between.
-    fn declared_types(&mut self, proto: &'a GraphProto) {
+    fn declared_types(&mut self, proto: &GraphProto) {
         for info in &proto.value_info {
             let name = info.name.as_deref().unwrap_or_default();
             let elem = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.elem_type).unwrap_or(0);
-            let Some(&v) = self.env.get(name).filter(|_| elem != 0) else { continue };
+            let Some(&v) = self.scope.env.get(name).filter(|_| elem != 0) else { continue };
             if let quernel_ir::Elem::Scalar(own @ Scalar::F32) = self.graph.ty(v).elem
                 && tensor::scalar(elem).is_none_or(|declared| declared != own)
             {
@@ -491,8 +575,13 @@ impl<'a> Importer<'a> {
         }
     }
 
-    /// A `--dim` that names nothing is a typing error worth a word.
+    /// A `--dim` or `--pin` that names nothing is a typing error worth a word.
     fn pinned(&mut self, proto: &GraphProto) {
+        let inputs: Vec<&str> = proto.input.iter().filter_map(|i| i.name.as_deref()).collect();
+        for name in self.options.pins.keys().filter(|n| !inputs.contains(&n.as_str())) {
+            let help = format!("its inputs are {}", inputs.join(", "));
+            self.found.push(Diagnostic::new(Code::BadOption, format!("the model has no input {name:?} to pin")).help(help));
+        }
         let dims = proto.input.iter().filter_map(|i| i.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()).flat_map(|s| &s.dim);
         let known: BTreeSet<&str> = dims
             .filter_map(|d| if let Some(Extent::DimParam(p)) = &d.value { Some(p.as_str()) } else { None })

@@ -15,6 +15,9 @@ struct Ints {
 }
 
 impl Ints {
+    fn of(self, scalar: Scalar) -> Self {
+        Self { scalar, ..self }
+    }
     fn like(&self, dims: Vec<usize>, data: Vec<i64>) -> Self {
         Self { dims, data, scalar: self.scalar }
     }
@@ -50,6 +53,15 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
         "Div" => elementwise(i64::checked_div)?,
         "Min" => elementwise(|a, b| Some(a.min(b)))?,
         "Max" => elementwise(|a, b| Some(a.max(b)))?,
+        "Equal" => elementwise(|a, b| Some((a == b).into()))?.of(Scalar::Bool),
+        "Less" => elementwise(|a, b| Some((a < b).into()))?.of(Scalar::Bool),
+        "LessOrEqual" => elementwise(|a, b| Some((a <= b).into()))?.of(Scalar::Bool),
+        "Greater" => elementwise(|a, b| Some((a > b).into()))?.of(Scalar::Bool),
+        "GreaterOrEqual" => elementwise(|a, b| Some((a >= b).into()))?.of(Scalar::Bool),
+        "And" => elementwise(|a, b| Some(a & b))?,
+        "Or" => elementwise(|a, b| Some(a | b))?,
+        "Not" => x.like(x.dims.clone(), x.data.iter().map(|d| 1 - (d & 1)).collect()),
+        "Reshape" => reshape(cx, x, args.get(1))?,
         "Identity" => x.clone(),
         "Neg" => x.like(x.dims.clone(), x.data.iter().map(|d| d.wrapping_neg()).collect()),
         "Cast" => match tensor::scalar(i32::try_from(cx.int("to")?.unwrap_or(0)).unwrap_or(0)) {
@@ -105,6 +117,20 @@ fn zip(a: &Ints, b: &Ints, f: fn(i64, i64) -> Option<i64>) -> Option<Ints> {
     };
     let data = (0..n).map(|i| f(at(a, i), at(b, i))).collect::<Option<Vec<_>>>()?;
     Some(a.like(dims, data))
+}
+
+/// Integers under other dimensions, one of which may be left to be found out.
+fn reshape(cx: &NodeCx<'_>, x: &Ints, to: Option<&Ints>) -> Result<Ints, Diagnostic> {
+    let to = to.ok_or_else(|| cx.err(Code::BadGraph, "operand 1 is left out, but required"))?;
+    let copied = |(i, d): (usize, &i64)| if *d == 0 { x.dims.get(i).map_or(0, |d| *d as i64) } else { *d };
+    let wanted: Vec<i64> = to.data.iter().enumerate().map(copied).collect();
+    let known: usize = wanted.iter().filter(|d| **d >= 0).map(|d| *d as usize).product();
+    let free = x.data.len().checked_div(known).unwrap_or(0);
+    let dims: Vec<usize> = wanted.iter().map(|d| usize::try_from(*d).unwrap_or(free)).collect();
+    if dims.iter().product::<usize>() != x.data.len() || dims.len() > limits::RANK {
+        return Err(cx.err(Code::ShapeMismatch, format!("{} integers do not fill the shape {:?}", x.data.len(), to.data)));
+    }
+    Ok(x.like(dims, x.data.clone()))
 }
 
 fn gather(cx: &NodeCx<'_>, x: &Ints, indices: Option<&Ints>) -> Result<Ints, Diagnostic> {

@@ -3,6 +3,7 @@
 //! ```text
 //! bytes --prost--> messages --import--> Graph
 //!                              |-- tensor.rs   initializers and constants, external data
+//!                              |-- import/scopes.rs  functions, conditions, loops
 //!                              |-- integers.rs shape arithmetic, evaluated here
 //!                              `-- ops/        one builder per operator
 //! ```
@@ -32,6 +33,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 pub struct Options {
     /// Extents of symbolic dimensions, by name.
     pub dims: BTreeMap<String, usize>,
+    /// Inputs that become constants, by name: one number for every element, or one per element.
+    pub pins: BTreeMap<String, Vec<f64>>,
     /// Name of the graph; by default the one in the file.
     pub name: Option<String>,
     /// The folder that external data may be read from. `None` refuses external data.
@@ -68,6 +71,10 @@ pub mod limits {
     pub const PORTS: usize = 1 << 10;
     /// Nodes of a graph.
     pub const NODES: usize = 1 << 20;
+    /// Bodies (of functions, conditions, loops) inside one another.
+    pub const DEPTH: usize = 16;
+    /// Rounds of an unrolled loop.
+    pub const ROUNDS: usize = 1 << 14;
     /// Axes of a tensor.
     pub const RANK: usize = 8;
     /// Elements of an integer constant that import computes with.

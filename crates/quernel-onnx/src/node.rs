@@ -166,6 +166,12 @@ impl NodeCx<'_> {
     pub fn floats(&self, name: &str) -> Result<Option<Vec<f32>>, Diagnostic> {
         Ok(self.typed(name, 6, "a list of floats")?.map(|a| a.floats.clone()))
     }
+    /// A list of strings.
+    pub fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Diagnostic> {
+        let Some(a) = self.typed(name, 8, "a list of strings")? else { return Ok(None) };
+        let texts: Result<Vec<String>, _> = a.strings.iter().map(|s| String::from_utf8(s.clone())).collect();
+        texts.map(Some).map_err(|_| self.bad_attribute(format!("attribute `{name}` is not UTF-8")))
+    }
     pub fn has(&self, name: &str) -> bool {
         self.attribute(name).is_some()
     }

@@ -226,9 +226,14 @@ fn narrow(numbers: impl Iterator<Item = i128>, data_type: DataType) -> Result<Ve
 
 /// Files the tensors of a graph are stored in, as the graph names them; sorted.
 pub fn external_files(graph: &GraphProto) -> Vec<String> {
-    let attributes = graph.node.iter().flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
-    let entries = graph.initializer.iter().chain(attributes).flat_map(|t| &t.external_data);
-    let files: BTreeSet<String> = entries.filter(|e| e.key.as_deref() == Some("location")).filter_map(|e| e.value.clone()).collect();
+    let mut files = BTreeSet::new();
+    let mut graphs = vec![graph];
+    while let Some(graph) = graphs.pop() {
+        let attributes = || graph.node.iter().flat_map(|n| &n.attribute);
+        graphs.extend(attributes().filter_map(|a| a.g.as_ref()));
+        let entries = graph.initializer.iter().chain(attributes().filter_map(|a| a.t.as_ref())).flat_map(|t| &t.external_data);
+        files.extend(entries.filter(|e| e.key.as_deref() == Some("location")).filter_map(|e| e.value.clone()));
+    }
     files.into_iter().collect()
 }
 

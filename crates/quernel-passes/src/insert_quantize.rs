@@ -5,6 +5,7 @@
 //! * Which values are rounded is decided from the back: an operator becomes an integer one when something integer reads
 //!   its result, or when it can hand out floats itself (layers, means). The last layer so yields floats directly.
 //! * A clamp that follows an element-wise operator lends it its own range: saturation is the clamp.
+//! * What comes back as an input of the next run is not rounded on the way there.
 //! * Constants beside integers are rounded, too: to the scale of their move, or to one of their own. A quotient by a
 //!   constant becomes a product, because a small divisor would round to 0.
 
@@ -17,7 +18,7 @@ use quernel_ir::{
     exact,
 };
 use quernel_quant::{Calibrator, Ranges, Width, affine};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 
 pub struct InsertQuantize {
     pub ranges: Option<Arc<Ranges>>,
@@ -117,7 +118,7 @@ impl InsertQuantize {
             }
             Some((f64::from(scale) * f64::from(-zero), f64::from(scale) * f64::from(255 - zero)))
         };
-        let uses = g.users();
+        let (uses, state) = (g.users(), states(g));
         let mut lent = BTreeSet::new();
         let values = g.inputs.iter().copied().chain(g.order.iter().map(|&n| g.nodes[n].result()));
         for v in values {
@@ -141,7 +142,7 @@ impl InsertQuantize {
         for &n in &g.order {
             let node = &g.nodes[n];
             let r = node.result();
-            if form(g, n) == Form::Move || node.args.first().is_some_and(|x| lent.contains(x)) {
+            if form(g, n) == Form::Move && !state[r.index()] || node.args.first().is_some_and(|x| lent.contains(x)) {
                 for &a in &node.args {
                     if g.tensor(a).is_none() {
                         c.join(a, r);
@@ -167,6 +168,7 @@ impl InsertQuantize {
     fn wanted(&self, g: &Graph, c: &mut Classes, cx: &mut Cx) -> (Vec<bool>, Vec<bool>) {
         let mut wanted = vec![false; g.values.len()];
         let mut integers = vec![false; g.nodes.len()];
+        let state = states(g);
         for &(_, v) in g.outputs.iter().filter(|_| self.integer_io) {
             wanted[v.index()] = g.producer(v).is_some() && g.ty(v).elem.is_f32() && c.known(v) && rounded_tensor(g, v).is_none();
         }
@@ -193,6 +195,7 @@ impl InsertQuantize {
                         && (g.tensor(node.args[1]).is_some() || constant_behind(g, node.args[1]).is_some())
                 }
                 Form::Mean => wanted[r.index()] || g.producer(node.args[0]).is_some() && spatial(&node.op, g.ty(node.args[0]).rank()),
+                Form::Elementwise | Form::Move if state[r.index()] => false,
                 Form::Elementwise | Form::Move => wanted[r.index()] && constants_round(g, node),
                 Form::Float => false,
             };
@@ -207,6 +210,35 @@ impl InsertQuantize {
         }
         (wanted, integers)
     }
+}
+
+/// Values that come back as inputs of the next run: outputs with the type of an input, in a network that has other inputs
+/// and outputs, as far as moves reach from both. Rounding errors would add up from run to run, so the element-wise
+/// operators that compute them stay float; and as a state often holds several tensors of different ranges in one, their
+/// parts get scales of their own.
+fn states(g: &Graph) -> Vec<bool> {
+    let mut state = vec![false; g.values.len()];
+    if g.inputs.len() < 2 || g.outputs.len() < 2 {
+        return state;
+    }
+    for &(_, v) in &g.outputs {
+        state[v.index()] = g.producer(v).is_some() && g.inputs.iter().any(|&i| g.ty(i) == g.ty(v));
+    }
+    for &n in g.order.iter().rev() {
+        if state[g.nodes[n].result().index()] && g.nodes[n].op.moves_only() {
+            g.nodes[n].args.iter().for_each(|a| state[a.index()] = true);
+        }
+    }
+    for &i in &g.inputs {
+        state[i.index()] = g.outputs.iter().any(|&(_, v)| g.ty(i) == g.ty(v));
+    }
+    for &n in &g.order {
+        let node = &g.nodes[n];
+        if node.op.moves_only() && node.args.iter().all(|a| state[a.index()]) {
+            state[node.result().index()] = true;
+        }
+    }
+    state
 }
 
 /// Whether the constants among the operands have a place on a scale; divisors, their reciprocals.
@@ -243,6 +275,9 @@ impl Pass for InsertQuantize {
         let (wanted, integers) = self.wanted(g, &mut classes, cx);
         let inputs = g.inputs.clone();
         let mut failed = None;
+        // What stands for a value where integers read it. A value that exists as floats stays that for float readers.
+        let rounded: RefCell<Vec<Option<Value>>> = RefCell::new(vec![None; wanted.len()]);
+        let outputs: Vec<Value> = if self.integer_io { g.outputs.iter().map(|(_, v)| *v).collect() } else { Vec::new() };
         let mut types: Vec<Option<Elem>> = (0..wanted.len()).map(|i| if wanted[i] { classes.elem(Value::new(i)) } else { None }).collect();
         let first_types = types.clone();
         let result = Sweep::run_with(
@@ -252,7 +287,8 @@ impl Pass for InsertQuantize {
                     if let Some(elem) = first_types[v.index()].clone() {
                         let origin = Origin::new(s.g.values[v].name.clone());
                         match round(s, v, elem, origin) {
-                            Ok(d) => s.alias(v, d),
+                            Ok(d) if self.integer_io => s.alias(v, d),
+                            Ok(d) => rounded.borrow_mut()[v.index()] = Some(d),
                             Err(e) => failed = Some(e),
                         }
                     }
@@ -261,6 +297,11 @@ impl Pass for InsertQuantize {
             |s, n| {
                 let node = s.g.nodes[n].clone();
                 let (mut op, mut args) = (node.op.clone(), node.args.clone());
+                if integers[n.index()] {
+                    for a in &mut args {
+                        *a = rounded.borrow().get(a.index()).copied().flatten().unwrap_or(*a);
+                    }
+                }
                 if integers[n.index()] && (matches!(op, Op::Binary(_)) || op.moves_only()) {
                     let shared = if op.moves_only() { first_types[node.result().index()].clone() } else { None };
                     let divides = op == Op::Binary(Binary::Div);
@@ -276,8 +317,13 @@ impl Pass for InsertQuantize {
                 }
                 s.rewrite(n, op, args);
                 if let Some(elem) = types.get_mut(node.result().index()).and_then(Option::take) {
-                    let d = round(s, node.result(), elem, node.origin.clone())?;
-                    s.alias(node.result(), d);
+                    let r = node.result();
+                    let d = round(s, r, elem, node.origin.clone())?;
+                    if integers[n.index()] || outputs.contains(&r) {
+                        s.alias(r, d);
+                    } else {
+                        rounded.borrow_mut()[r.index()] = Some(d);
+                    }
                 }
                 Ok(())
             },

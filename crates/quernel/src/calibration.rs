@@ -1,10 +1,13 @@
 //! From samples, or a ranges file, to ranges.
 
 use crate::{Failure, Model, read_text};
+use quernel_codegen::Jit;
 use quernel_float::FloatModel;
-use quernel_ir::{Code, Diagnostic, Tensor, diag::Remark};
+use quernel_ir::{Code, Diagnostic, Graph, Stage, Tensor, Value, diag::Remark, verify};
+use quernel_passes::{Cx, fold_pipeline};
 use quernel_quant::{Ranges, SampleOptions, Samples};
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -59,7 +62,7 @@ pub fn inspect_ranges(path: &Path) -> Result<Ranges, Failure> {
 
 /// Runs the float network over the samples and observes every tensor.
 ///
-/// The float engine is tract; a model it cannot run is observed in the reference interpreter instead, with a remark.
+/// The float engine is tract; a model of which it cannot show everything is observed in our own code, with a remark.
 pub fn calibrate(
     model: &Model,
     source: &Calibration,
@@ -113,29 +116,77 @@ pub fn calibrate(
     observe(model, &samples, remarks, progress).map(|r| Some(Arc::new(r)))
 }
 
+/// Observes the named values of the folded network: in tract where it knows all of them, in our own compiled code
+/// otherwise, and in the reference interpreter where there is no code for an operator.
 fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress: &mut dyn FnMut(Progress)) -> Result<Ranges, Failure> {
     let mut step = |done, of| progress(Progress { what: "calibrating", done, of });
-    let float = FloatModel::load(&model.bytes, &model.dims).and_then(|f| f.calibrate(samples, &mut step));
-    let ranges = match float {
-        Ok(ranges) => ranges,
-        Err(d) if d.code == Code::FloatRunFailed => {
-            remarks.push(Remark {
-                by: "calibrate".into(),
-                at: model.file.clone(),
-                message: format!("observed in the reference interpreter, because {}", d.message),
-            });
-            let graph = &model.imported.graph;
+    let mut graph = model.imported.graph.clone();
+    fold_pipeline().run(&mut graph, &mut Cx::default(), &mut |_, _| ())?;
+    let wanted: BTreeSet<&str> = observed_values(&graph).map(|v| graph.values[v].name.as_str()).collect();
+    let engine = match FloatModel::load(&model.bytes, &model.dims, &model.pins) {
+        Ok(engine) => {
+            let known: BTreeSet<&str> = engine.tensors().iter().map(String::as_str).collect();
+            match wanted.iter().find(|name| !known.contains(*name)) {
+                None => Ok(engine),
+                Some(missing) => Err(format!("the float engine (tract) does not show {missing:?}")),
+            }
+        }
+        Err(d) if d.code == Code::FloatRunFailed => Err(d.message),
+        Err(d) => return Err(d.in_file(&model.file).into()),
+    };
+    let why = match engine.map(|e| e.calibrate(samples, &mut step)) {
+        Ok(Ok(ranges)) => return Ok(ranges.with_model_hash(model.hash())),
+        Ok(Err(d)) if d.code == Code::FloatRunFailed => d.message,
+        Ok(Err(d)) => return Err(d.in_file(&model.file).into()),
+        Err(why) => why,
+    };
+    let (by, ranges) = match own_code(&graph) {
+        Ok((mut jit, shown)) => {
+            let mut run = |inputs: &[Tensor], record: &mut quernel_quant::Record<'_>| -> Result<(), Diagnostic> {
+                let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
+                for (t, v) in graph.inputs.iter().zip(inputs) {
+                    if let Some(data) = v.to_f32() {
+                        record(&graph.values[*t].name, &v.ty.dims, &data);
+                    }
+                }
+                for (&v, bytes) in shown.iter().zip(jit.run(&bytes)?) {
+                    let data: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_ne_bytes(*b)).collect();
+                    record(&graph.values[v].name, &graph.ty(v).dims, &data);
+                }
+                Ok(())
+            };
+            ("compiled float code", quernel_quant::calibrate_with(&mut run, samples, &mut step)?)
+        }
+        Err(_) => {
             let mut run = |inputs: &[Tensor], record: &mut quernel_quant::Record<'_>| {
-                quernel_interp::run_graph_with(graph, inputs, &mut |v, t| {
-                    if let Some(data) = t.to_f32() {
+                quernel_interp::run_graph_with(&graph, inputs, &mut |v, t| {
+                    if let Some(data) = t.to_f32().filter(|_| !graph.values[v].name.is_empty()) {
                         record(&graph.values[v].name, &t.ty.dims, &data);
                     }
                 })
                 .map(drop)
             };
-            quernel_quant::calibrate_with(&mut run, samples, &mut step)?
+            ("the reference interpreter", quernel_quant::calibrate_with(&mut run, samples, &mut step)?)
         }
-        Err(d) => return Err(d.in_file(&model.file).into()),
     };
+    remarks.push(Remark { by: "calibrate".into(), at: model.file.clone(), message: format!("observed in {by}, because {why}") });
     Ok(ranges.with_model_hash(model.hash()))
+}
+
+/// Float results that have a name: what may become integers.
+fn observed_values(g: &Graph) -> impl Iterator<Item = Value> {
+    let named = |v: &Value| g.ty(*v).elem.is_f32() && !g.values[*v].name.is_empty();
+    g.order.iter().map(|&n| g.nodes[n].result()).filter(named)
+}
+
+/// The float network as code that hands out every observed value.
+fn own_code(g: &Graph) -> Result<(Jit, Vec<Value>), Failure> {
+    let shown: Vec<Value> = observed_values(g).collect();
+    let mut g = g.clone();
+    g.outputs = shown.iter().enumerate().map(|(i, &v)| (format!("v{i}"), v)).collect();
+    let verified = verify(&g, Stage::Folded)
+        .map_err(|faults| Failure(faults.iter().map(|f| Diagnostic::bug(f.message.clone()).at(f.place.clone())).collect()))?;
+    let lowered = quernel_lower::lower(&verified, &quernel_lower::Options::default()).map_err(Failure)?;
+    let jit = Jit::new(&lowered.program, &quernel_codegen::Options::default())?;
+    Ok((jit, shown))
 }

@@ -47,7 +47,7 @@ impl<'a> Reference<'a> {
         if graph.outputs.iter().any(|(_, v)| !graph.ty(*v).elem.is_f32()) {
             return Ok(Self::Graph(graph));
         }
-        match FloatModel::load(&model.bytes, &model.dims) {
+        match FloatModel::load(&model.bytes, &model.dims, &model.pins) {
             Ok(engine) => Ok(Self::Engine(engine)),
             Err(d) if d.code == Code::FloatRunFailed => Ok(Self::Graph(graph)),
             Err(d) => Err(d.in_file(&model.file).into()),

@@ -11,6 +11,8 @@ use std::{collections::BTreeMap, io::Read, path::Path};
 pub struct ModelOptions {
     /// Extents of symbolic dimensions.
     pub dims: BTreeMap<String, usize>,
+    /// Inputs that become constants: one number for all elements, or one for each.
+    pub pins: BTreeMap<String, Vec<f64>>,
     /// Prefix of every symbol; by default made from the file name.
     pub name: Option<String>,
 }
@@ -26,6 +28,8 @@ pub struct Model {
     pub bytes: Vec<u8>,
     /// Extents of symbolic dimensions.
     pub dims: BTreeMap<String, usize>,
+    /// Inputs that became constants.
+    pub pins: BTreeMap<String, Vec<f64>>,
     /// The graph and what the importer remarked.
     pub imported: Imported,
 }
@@ -96,9 +100,10 @@ impl Model {
                 .help("a name holds letters, digits and underscores, and starts with a letter")
                 .into());
         }
-        let import = quernel_onnx::Options { dims: options.dims.clone(), name: Some(name.clone()), external: folder };
+        let import =
+            quernel_onnx::Options { dims: options.dims.clone(), pins: options.pins.clone(), name: Some(name.clone()), external: folder };
         let imported = quernel_onnx::import(&bytes, &import).map_err(|all| Failure(all).in_file(&file))?;
-        Ok(Self { name, file, bytes, dims: options.dims.clone(), imported })
+        Ok(Self { name, file, bytes, dims: options.dims.clone(), pins: options.pins.clone(), imported })
     }
 
     /// Hash of the file, kept in ranges files so that they are not used with another model.

@@ -7,7 +7,10 @@ use quernel::{
 };
 
 pub fn run(a: &Calibrate, messages: &Messages) -> Result<(), Failure> {
-    let model = Model::read(&a.model, &ModelOptions { dims: a.dims.iter().cloned().collect(), name: None })?;
+    let model = Model::read(
+        &a.model,
+        &ModelOptions { dims: a.dims.iter().cloned().collect(), pins: a.pins.iter().cloned().collect(), name: None },
+    )?;
     let mut remarks = Vec::new();
     let mut merged: Option<Ranges> = None;
     for path in &a.samples {

@@ -24,7 +24,10 @@ pub fn run(a: &Inspect, messages: &Messages) -> Result<(), Failure> {
             setup::print(&g.to_string())
         }
         _ => {
-            let model = Model::read(&a.file, &ModelOptions { dims: a.dims.iter().cloned().collect(), name: None })?;
+            let model = Model::read(
+                &a.file,
+                &ModelOptions { dims: a.dims.iter().cloned().collect(), pins: a.pins.iter().cloned().collect(), name: None },
+            )?;
             messages.remarks(&model.imported.remarks, true);
             let g = &model.imported.graph;
             if a.qir {

@@ -10,7 +10,8 @@ use quernel::{
 use std::io::Write;
 
 pub fn model(a: &Compiling) -> Result<Model, Failure> {
-    Model::read(&a.model, &ModelOptions { dims: a.dims.iter().cloned().collect(), name: a.name.clone() })
+    let (dims, pins) = (a.dims.iter().cloned().collect(), a.pins.iter().cloned().collect());
+    Model::read(&a.model, &ModelOptions { dims, pins, name: a.name.clone() })
 }
 
 pub fn samples(a: &Sampling) -> Result<SampleOptions, Failure> {

@@ -5,7 +5,7 @@ use crate::{
     node::{Built, NodeCx},
     tensor,
 };
-use quernel_ir::{Code, Diagnostic, Op, Quant, Value, exact};
+use quernel_ir::{Code, Diagnostic, Op, Value};
 
 pub fn flatten(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(1, 1)?;
@@ -174,47 +174,6 @@ pub fn split(cx: &mut NodeCx<'_>) -> Built {
         at += len;
     }
     Ok(values)
-}
-
-pub fn pad(cx: &mut NodeCx<'_>) -> Built {
-    cx.arity(1, 4)?;
-    let x = cx.arg(0)?;
-    let dims = cx.dims(x);
-    let rank = dims.len();
-    match cx.text("mode")?.as_deref() {
-        None | Some("constant") => {}
-        Some(mode) => return Err(cx.unsupported(format!("pads in mode {mode:?}"))),
-    }
-    let (pads, value) = if cx.opset < 11 { (cx.ints("pads")?, cx.float("value", 0.0)?) } else { (cx.const_ints(1)?, pad_value(cx, x)?) };
-    let pads = pads.ok_or_else(|| cx.bad_attribute("has no pads"))?;
-    let axes = match cx.const_ints(3)? {
-        Some(axes) => {
-            cx.axes(&axes, rank)?;
-            axes.iter().map(|&a| cx.axis(a, rank)).collect::<Result<Vec<_>, _>>()?
-        }
-        None => (0..rank).collect(),
-    };
-    if pads.len() != 2 * axes.len() {
-        return Err(cx.err(Code::ShapeMismatch, format!("{} pads for {} axes", pads.len(), axes.len())));
-    }
-    let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
-    for (i, &axis) in axes.iter().enumerate() {
-        let extent = |p: i64| {
-            usize::try_from(p).ok().filter(|p| *p <= limits::ELEMENTS).ok_or_else(|| cx.unsupported(format!("crops (pads {pads:?})")))
-        };
-        (before[axis], after[axis]) = (extent(pads[i])?, extent(pads[i + axes.len()])?);
-    }
-    if before.iter().chain(&after).all(|p| *p == 0) {
-        return Ok(vec![x]);
-    }
-    Ok(vec![cx.push(Op::Pad { before, after, value }, &[x])?])
-}
-
-/// The real number that operand 2 of a padding means; stored integers are padded with a stored integer.
-fn pad_value(cx: &NodeCx<'_>, x: Value) -> Result<f32, Diagnostic> {
-    let Some((scale, zero)) = cx.g.ty(x).elem.quant().and_then(Quant::tensor_params) else { return Ok(cx.const_f32(2)?.unwrap_or(0.0)) };
-    let stored = cx.const_ints(2)?.and_then(|v| v.first().copied()).unwrap_or(0);
-    Ok(exact::dequantize(i32::try_from(stored).unwrap_or(zero), scale, zero))
 }
 
 fn listed_axes(cx: &NodeCx<'_>) -> Result<Option<Vec<i64>>, Diagnostic> {

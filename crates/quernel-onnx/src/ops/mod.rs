@@ -4,8 +4,10 @@ mod convs;
 mod elementwise;
 mod layout;
 mod norms;
+mod padding;
 mod pools;
 mod quant;
+mod recurrent;
 mod reduce;
 mod resize;
 mod transposed;
@@ -38,6 +40,7 @@ impl Operator {
             "ConstantOfShape" | "Erf" => 9,
             "MatMulInteger" | "ConvInteger" | "QLinearConv" | "QLinearMatMul" | "QuantizeLinear" | "DequantizeLinear" => 10,
             "DynamicQuantizeLinear" => 11,
+            "GreaterOrEqual" | "LessOrEqual" => 12,
             "HardSwish" => 14,
             "LayerNormalization" => 17,
             "Gelu" => 20,
@@ -61,6 +64,7 @@ operators! {
     SUPPORTED:
     "Abs" elementwise::abs [] "";
     "Add" elementwise::add [] "";
+    "And" values::decided [] "on constant integers";
     "AveragePool" pools::average ["auto_pad" "ceil_mode" "count_include_pad" "dilations" "kernel_shape" "pads" "strides"] "1-D and 2-D";
     "BatchNormalization" norms::batch ["epsilon" "momentum" "spatial" "training_mode"] "inference only";
     "Cast" values::cast ["to" "saturate" "round_mode"] "between float, integer and bool types";
@@ -76,21 +80,28 @@ operators! {
     "Div" elementwise::div [] "";
     "Dropout" values::dropout ["ratio" "seed" "is_test"] "inference only";
     "DynamicQuantizeLinear" quant::dynamic [] "";
+    "Equal" values::decided [] "on constant integers";
     "Erf" elementwise::erf [] "";
     "Exp" elementwise::exp [] "";
     "Expand" layout::expand [] "constant shape";
     "Flatten" layout::flatten ["axis"] "";
+    "GRU" recurrent::gru ["activation_alpha" "activation_beta" "activations" "clip" "direction" "hidden_size" "layout" "linear_before_reset"] "unrolled over time; sequences of one length";
     "Gather" layout::gather ["axis"] "constant indices";
     "Gelu" elementwise::gelu ["approximate"] "";
     "Gemm" convs::gemm ["alpha" "beta" "transA" "transB"] "";
     "GlobalAveragePool" pools::global_average [] "";
     "GlobalMaxPool" pools::global_max [] "";
+    "Greater" values::decided [] "on constant integers";
+    "GreaterOrEqual" values::decided [] "on constant integers";
     "HardSigmoid" elementwise::hard_sigmoid ["alpha" "beta"] "";
     "HardSwish" elementwise::hard_swish [] "";
     "Identity" values::identity [] "";
     "InstanceNormalization" norms::instance ["epsilon"] "";
+    "LSTM" recurrent::lstm ["activation_alpha" "activation_beta" "activations" "clip" "direction" "hidden_size" "layout" "input_forget"] "unrolled over time; sequences of one length";
     "LayerNormalization" norms::layer ["axis" "epsilon" "stash_type"] "first result";
     "LeakyRelu" elementwise::leaky_relu ["alpha"] "";
+    "Less" values::decided [] "on constant integers";
+    "LessOrEqual" values::decided [] "on constant integers";
     "Log" elementwise::log [] "";
     "LogSoftmax" norms::log_softmax ["axis"] "";
     "MatMul" convs::matmul [] "";
@@ -101,12 +112,15 @@ operators! {
     "Min" elementwise::min [] "";
     "Mul" elementwise::mul [] "";
     "Neg" elementwise::neg [] "";
+    "Not" values::decided [] "on constant integers";
+    "Or" values::decided [] "on constant integers";
     "PRelu" elementwise::prelu [] "";
-    "Pad" layout::pad ["mode" "pads" "value"] "constant mode, not cropping";
+    "Pad" padding::pad ["mode" "pads" "value"] "constant pads";
     "Pow" elementwise::pow [] "";
     "QLinearConv" quant::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
     "QLinearMatMul" quant::matmul [] "";
     "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "one scale per tensor; constants also per channel";
+    "RNN" recurrent::rnn ["activation_alpha" "activation_beta" "activations" "clip" "direction" "hidden_size" "layout"] "unrolled over time; sequences of one length";
     "Reciprocal" elementwise::reciprocal [] "";
     "ReduceL2" reduce::l2 ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceMax" reduce::max ["axes" "keepdims" "noop_with_empty_axes"] "";

@@ -27,6 +27,11 @@ pub fn shape(cx: &mut NodeCx<'_>) -> Built {
     Err(cx.unsupported("takes the shape of nothing"))
 }
 
+/// A logical operator whose operands are not all constant integers: `integers.rs` evaluates the others.
+pub fn decided(cx: &mut NodeCx<'_>) -> Built {
+    Err(cx.unsupported("decides at run time; only what is known at compile time is supported"))
+}
+
 pub fn constant(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(0, 0)?;
     let mut tensors = Vec::new();

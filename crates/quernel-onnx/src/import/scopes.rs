@@ -1,0 +1,310 @@
+//! Nodes that hold other nodes: calls of the model's own functions, `If`, `Loop` and `Scan`.
+//!
+//! All of them disappear at import. A function is copied to where it is called, the branch of a condition that is known
+//! takes the place of its `If`, and loops whose rounds are known are unrolled.
+
+use super::{Importer, Scope, is_default_domain};
+use crate::{
+    generated::{AttributeProto, FunctionProto, GraphProto, NodeProto},
+    limits,
+};
+use quernel_ir::{Code, Diagnostic, Op, Origin, Tensor, TensorTy, Value, infer};
+use std::collections::BTreeMap;
+
+/// The reason of a failure, or nothing where it was reported already.
+type Fault = Option<Diagnostic>;
+
+/// Whether a node of the default domain runs a body of its own.
+pub fn holds_body(node: &NodeProto) -> bool {
+    is_default_domain(node.domain.as_deref()) && matches!(node.op_type.as_deref(), Some("If" | "Loop" | "Scan"))
+}
+
+fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
+    node.attribute.iter().find(|a| a.name.as_deref() == Some(name))
+}
+
+fn graph<'n>(label: &str, node: &'n NodeProto, name: &str) -> Result<&'n GraphProto, Fault> {
+    let missing = || Diagnostic::new(Code::BadAttribute, format!("attribute `{name}` holds no graph")).at(label);
+    attribute(node, name).and_then(|a| a.g.as_ref()).ok_or_else(|| Some(missing()))
+}
+
+/// The node with the attributes of the call in place of references to them.
+fn bound(node: &NodeProto, given: &BTreeMap<&str, &AttributeProto>) -> NodeProto {
+    let bind = |a: &AttributeProto| -> Option<AttributeProto> {
+        let mut a = match a.ref_attr_name.as_deref().filter(|r| !r.is_empty()) {
+            // An attribute that the caller leaves out, and that has no default, is left out here, too.
+            Some(reference) => AttributeProto { name: a.name.clone(), ..(*given.get(reference)?).clone() },
+            None => a.clone(),
+        };
+        if let Some(g) = &mut a.g {
+            g.node = g.node.iter().map(|n| bound(n, given)).collect();
+        }
+        Some(a)
+    };
+    NodeProto { attribute: node.attribute.iter().filter_map(bind).collect(), ..node.clone() }
+}
+
+impl<'a> Importer<'a> {
+    /// The function of the model that a node calls.
+    pub(super) fn function(&self, node: &NodeProto) -> Option<&'a FunctionProto> {
+        let domain = |d: &Option<String>| d.clone().filter(|d| d != "ai.onnx").unwrap_or_default();
+        let (name, own, overload) = (node.op_type.as_ref()?, domain(&node.domain), node.overload.clone().unwrap_or_default());
+        let matches = |f: &&FunctionProto| {
+            f.name.as_ref() == Some(name) && domain(&f.domain) == own && f.overload.clone().unwrap_or_default() == overload
+        };
+        self.functions.iter().find(matches)
+    }
+
+    /// Results of a node that runs a body.
+    pub(super) fn body(&mut self, label: &str, node: &NodeProto, inputs: &[Option<Value>]) -> Result<Vec<Value>, Fault> {
+        if self.scope.depth >= limits::DEPTH {
+            let message = format!("lies in more than {} bodies; does a function call itself?", limits::DEPTH);
+            return Err(Some(Diagnostic::new(Code::LimitExceeded, message).at(label)));
+        }
+        if let Some(function) = self.function(node) {
+            return self.call(label, node, function, inputs);
+        }
+        match node.op_type.as_deref() {
+            Some("If") => self.condition(label, node, inputs),
+            Some("Loop") => self.repeat(label, node, inputs),
+            _ => self.scan(label, node, inputs),
+        }
+    }
+
+    /// Runs `fill` in a scope inside this one and restores this one. Faults inside are reported where they are.
+    fn inside<T>(&mut self, scope: Scope, fill: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let outer = std::mem::replace(&mut self.scope, scope);
+        self.scope.depth = outer.depth + 1;
+        let before = self.found.len();
+        let result = fill(self);
+        self.scope = outer;
+        if self.found.len() > before && result.is_ok() { Err(None) } else { result }
+    }
+
+    fn value(&self, label: &str, name: &str) -> Result<Value, Fault> {
+        let undefined = || Diagnostic::new(Code::MissingValue, format!("its body does not define its result {name:?}")).at(label);
+        match self.scope.env.get(name) {
+            Some(&v) => Ok(v),
+            None if self.scope.poisoned.contains(name) => Err(None),
+            None => Err(Some(undefined())),
+        }
+    }
+
+    /// A body that sees the names around it, with its inputs bound to `arguments`.
+    fn run_body(&mut self, label: &str, body: &GraphProto, arguments: &[Value]) -> Result<Vec<Value>, Fault> {
+        if body.input.len() != arguments.len() {
+            let message = format!("its body takes {} inputs instead of {}", body.input.len(), arguments.len());
+            return Err(Some(Diagnostic::new(Code::BadGraph, message).at(label)));
+        }
+        let mut scope = self.scope.clone();
+        for (input, v) in body.input.iter().zip(arguments) {
+            scope.env.insert(input.name.clone().unwrap_or_default(), *v);
+        }
+        self.inside(scope, |s| {
+            s.constants(body);
+            s.nodes(&body.node);
+            body.output.iter().map(|o| s.value(label, o.name.as_deref().unwrap_or_default())).collect()
+        })
+    }
+
+    fn call(&mut self, label: &str, node: &NodeProto, function: &FunctionProto, inputs: &[Option<Value>]) -> Result<Vec<Value>, Fault> {
+        let fault = |code, message: String| Some(Diagnostic::new(code, message).at(label));
+        if inputs.len() > function.input.len() {
+            return Err(fault(Code::BadGraph, format!("passes {} operands to a function of {}", inputs.len(), function.input.len())));
+        }
+        let mut given: BTreeMap<&str, &AttributeProto> = BTreeMap::new();
+        for a in function.attribute_proto.iter().chain(&node.attribute) {
+            given.insert(a.name.as_deref().unwrap_or_default(), a);
+        }
+        if let Some(missing) = function.attribute.iter().find(|a| !given.contains_key(a.as_str())) {
+            // A function may leave the attribute to the defaults of the operators it calls.
+            let used = function.node.iter().flat_map(|n| &n.attribute).any(|a| a.ref_attr_name.as_deref() == Some(missing));
+            if !used {
+                return Err(fault(Code::BadAttribute, format!("does not give attribute `{missing}` of the function it calls")));
+            }
+        }
+        let mut scope = Scope { prefix: format!("{}{}/", self.scope.prefix, call_name(node)), ..Scope::default() };
+        for (i, name) in function.input.iter().enumerate() {
+            match inputs.get(i).copied().flatten() {
+                Some(v) => drop(scope.env.insert(name.clone(), v)),
+                None => drop(scope.absent.insert(name.clone())),
+            }
+        }
+        let nodes: Vec<NodeProto> = function.node.iter().map(|n| bound(n, &given)).collect();
+        let own = function.opset_import.iter().find(|o| is_default_domain(o.domain.as_deref())).and_then(|o| o.version);
+        let own = own.unwrap_or(self.opset);
+        let opset = std::mem::replace(&mut self.opset, own);
+        let result = self.inside(scope, |s| {
+            s.nodes(&nodes);
+            function.output.iter().map(|o| s.value(label, o)).collect()
+        });
+        self.opset = opset;
+        result
+    }
+
+    /// The integers of a value that is known at import.
+    fn known(&self, v: Value) -> Option<Vec<i64>> {
+        self.graph.tensor(v).and_then(Tensor::to_ints)
+    }
+
+    fn condition(&mut self, label: &str, node: &NodeProto, inputs: &[Option<Value>]) -> Result<Vec<Value>, Fault> {
+        let &[Some(v)] = inputs else {
+            return Err(Some(Diagnostic::new(Code::BadGraph, "takes one operand, the condition").at(label)));
+        };
+        let [condition] = self.known(v).unwrap_or_default()[..] else {
+            let message = "its condition is computed at run time; only one branch can be compiled";
+            let help = "if the condition depends on an input that never changes, fix it with `--pin INPUT=VALUE`";
+            return Err(Some(Diagnostic::new(Code::UnsupportedForm, message).at(label).help(help)));
+        };
+        let branch = graph(label, node, if condition != 0 { "then_branch" } else { "else_branch" })?;
+        self.run_body(label, branch, &[])
+    }
+
+    /// `Loop`: trip count and condition, carried values; the body yields a condition, the carried values, and slices of
+    /// results that are stacked.
+    fn repeat(&mut self, label: &str, node: &NodeProto, inputs: &[Option<Value>]) -> Result<Vec<Value>, Fault> {
+        let unsupported = |message: &str| Some(Diagnostic::new(Code::UnsupportedForm, message).at(label));
+        let body = graph(label, node, "body")?;
+        let constant = |s: &Self, i: usize, what: &str| -> Result<Option<i64>, Fault> {
+            let Some(v) = inputs.get(i).copied().flatten() else { return Ok(None) };
+            match s.known(v).unwrap_or_default()[..] {
+                [x] => Ok(Some(x)),
+                _ => Err(unsupported(&format!("its {what} is computed at run time"))),
+            }
+        };
+        let (trips, mut going) = (constant(self, 0, "trip count")?, constant(self, 1, "condition")?.is_none_or(|c| c != 0));
+        let carried: Option<Vec<Value>> = inputs.iter().skip(2).copied().collect();
+        let mut carried = carried.ok_or_else(|| unsupported("leaves a carried value out"))?;
+        let scans = body.output.len().checked_sub(1 + carried.len());
+        let scans = scans.ok_or_else(|| Some(Diagnostic::new(Code::BadGraph, "its body yields too few results").at(label)))?;
+        let mut stacked: Vec<Vec<Value>> = vec![Vec::new(); scans];
+        let mut round = 0;
+        while going && trips.is_none_or(|t| round < t) {
+            if round as usize >= limits::ROUNDS {
+                let message = format!("runs more than {} rounds", limits::ROUNDS);
+                return Err(Some(Diagnostic::new(Code::LimitExceeded, message).at(label)));
+            }
+            let number = self.graph.constant("", Tensor::i64([], &[round]));
+            let on = self.graph.constant("", Tensor::from_ints(TensorTy::new([], quernel_ir::Scalar::Bool), [1]));
+            let arguments: Vec<Value> = [number, on].into_iter().chain(carried.iter().copied()).collect();
+            let results = self.run_body(label, body, &arguments)?;
+            going = match self.known(results[0]).unwrap_or_default()[..] {
+                [x] => x != 0,
+                _ => return Err(unsupported("its condition is computed at run time")),
+            };
+            let (next, slices) = results[1..].split_at(carried.len());
+            carried = next.to_vec();
+            for (all, &slice) in stacked.iter_mut().zip(slices) {
+                all.push(slice);
+            }
+            round += 1;
+        }
+        for slices in stacked {
+            if slices.is_empty() {
+                return Err(unsupported("stacks no results, because it runs no round"));
+            }
+            carried.push(self.stack(label, node, &slices, 0)?);
+        }
+        Ok(carried)
+    }
+
+    /// `Scan`: carried values, then tensors that are read slice by slice.
+    fn scan(&mut self, label: &str, node: &NodeProto, inputs: &[Option<Value>]) -> Result<Vec<Value>, Fault> {
+        let fault = |code, message: &str| Some(Diagnostic::new(code, message).at(label));
+        if self.opset < 9 {
+            return Err(fault(Code::UnsupportedForm, "is batched before opset 9"));
+        }
+        let body = graph(label, node, "body")?;
+        let inputs: Option<Vec<Value>> = inputs.iter().copied().collect();
+        let inputs = inputs.ok_or_else(|| fault(Code::BadGraph, "leaves an operand out"))?;
+        let scanned = attribute(node, "num_scan_inputs").and_then(|a| a.i).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let states = inputs.len().checked_sub(scanned).filter(|_| scanned > 0);
+        let states = states.ok_or_else(|| fault(Code::BadAttribute, "attribute `num_scan_inputs` does not fit its operands"))?;
+        let outputs = body.output.len().checked_sub(states).ok_or_else(|| fault(Code::BadGraph, "its body yields too few results"))?;
+        let list = |name: &str, n: usize| -> Vec<i64> {
+            let given = attribute(node, name).map(|a| a.ints.clone()).unwrap_or_default();
+            (0..n).map(|i| given.get(i).copied().unwrap_or(0)).collect()
+        };
+        let (axes, backward) = (list("scan_input_axes", scanned), list("scan_input_directions", scanned));
+        let (out_axes, out_backward) = (list("scan_output_axes", outputs), list("scan_output_directions", outputs));
+        let mut at = Vec::new();
+        for (&v, &axis) in inputs[states..].iter().zip(&axes) {
+            let dims = &self.graph.ty(v).dims;
+            let rank = dims.len() as i64;
+            if !(-rank..rank).contains(&axis) {
+                return Err(fault(Code::BadAttribute, &format!("axis {axis} does not exist in a tensor of rank {rank}")));
+            }
+            let axis = axis.rem_euclid(rank) as usize;
+            at.push((v, axis, dims[axis]));
+        }
+        let rounds = at[0].2;
+        if at.iter().any(|(_, _, n)| *n != rounds) {
+            return Err(fault(Code::ShapeMismatch, "scans tensors of different lengths"));
+        }
+        if rounds > limits::ROUNDS || rounds == 0 {
+            return Err(fault(Code::LimitExceeded, &format!("runs {rounds} rounds; 1 to {} are supported", limits::ROUNDS)));
+        }
+        let mut carried = inputs[..states].to_vec();
+        let mut stacked: Vec<Vec<Value>> = vec![Vec::new(); outputs];
+        for round in 0..rounds {
+            let mut arguments = carried.clone();
+            for (&(v, axis, n), back) in at.iter().zip(&backward) {
+                arguments.push(self.slice(label, node, v, axis, if *back == 0 { round } else { n - 1 - round })?);
+            }
+            let results = self.run_body(label, body, &arguments)?;
+            let (next, slices) = results.split_at(states);
+            carried = next.to_vec();
+            for (i, &slice) in slices.iter().enumerate() {
+                let at = if out_backward[i] != 0 { 0 } else { stacked[i].len() };
+                stacked[i].insert(at, slice);
+            }
+        }
+        for (slices, axis) in stacked.iter().zip(out_axes) {
+            carried.push(self.stack(label, node, slices, axis)?);
+        }
+        Ok(carried)
+    }
+
+    /// Adds a node of the kind that unrolling needs.
+    fn push(&mut self, label: &str, node: &NodeProto, op: Op, args: &[Value]) -> Result<Value, Fault> {
+        let types: Vec<&TensorTy> = args.iter().map(|&a| self.graph.ty(a)).collect();
+        let dims = infer::dims(&op, &types).map_err(|e| Some(Diagnostic::new(Code::ShapeMismatch, e).at(label)))?;
+        let ty = TensorTy::new(dims, types[0].elem.clone());
+        Ok(self.graph.push(op, args, ty, Origin::new(format!("{}{}", self.scope.prefix, call_name(node)))))
+    }
+
+    /// Element `index` along an axis, without the axis.
+    fn slice(&mut self, label: &str, node: &NodeProto, v: Value, axis: usize, index: usize) -> Result<Value, Fault> {
+        let mut len = self.graph.ty(v).dims.clone();
+        let (mut start, step) = (vec![0; len.len()], vec![1; len.len()]);
+        (start[axis], len[axis]) = (index, 1);
+        let part = self.push(label, node, Op::Slice { start, step, len: len.clone() }, &[v])?;
+        len.remove(axis);
+        self.push(label, node, Op::Reshape { dims: len }, &[part])
+    }
+
+    /// Values one after another along a new axis.
+    fn stack(&mut self, label: &str, node: &NodeProto, slices: &[Value], axis: i64) -> Result<Value, Fault> {
+        let dims = self.graph.ty(slices[0]).dims.clone();
+        let rank = dims.len() as i64 + 1;
+        if !(-rank..rank).contains(&axis) || rank as usize > limits::RANK {
+            return Err(Some(
+                Diagnostic::new(Code::BadAttribute, format!("axis {axis} does not exist in a tensor of rank {rank}")).at(label),
+            ));
+        }
+        let axis = axis.rem_euclid(rank) as usize;
+        let mut parts = Vec::with_capacity(slices.len());
+        for &v in slices {
+            let mut one = self.graph.ty(v).dims.clone();
+            one.insert(axis.min(one.len()), 1);
+            parts.push(self.push(label, node, Op::Reshape { dims: one }, &[v])?);
+        }
+        if let [one] = parts[..] { Ok(one) } else { self.push(label, node, Op::Concat { axis }, &parts) }
+    }
+}
+
+/// The name of a node, or that of its first result.
+fn call_name(node: &NodeProto) -> &str {
+    let name = node.name.as_deref().filter(|n| !n.is_empty());
+    name.or_else(|| node.output.first().map(String::as_str)).unwrap_or("call")
+}
