@@ -10,7 +10,7 @@ use super::{
     cost::{self, Shape, Tile},
     epilogue::{Epilogue, Pointers},
     narrow::{Dot, Narrow, PANELS_OF_ONE_PIXEL},
-    proof,
+    paired, proof,
 };
 use iced_x86::code_asm::*;
 use quernel_ir::{
@@ -35,6 +35,14 @@ pub trait Body {
     fn prologue(&self, f: &mut Asm, lanes: usize) -> Emitted<()>;
     /// A tile at rdi (operand), rbx (residual), r8 (result); `masked`: its last panel is the layer's last and not full.
     fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()>;
+    /// Most pixels of a tile with half a panel at its end, where pairs of pixels share vectors; 0 without such a form.
+    fn most_in_pairs(&self, _panels: usize) -> usize {
+        0
+    }
+    /// A tile of that form, of an even number of pixels.
+    fn pairs(&self, f: &mut Asm, n: &Nest, t: Tile) -> Emitted<()> {
+        self.tile(f, n, t, true)
+    }
 }
 
 /// Geometry in bytes, the way the emitted loops see it.
@@ -82,9 +90,10 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
         panels: nest.panels,
         blocks: nest.segments * nest.blocks,
         residual: conv.residual.is_some(),
+        half: nest.lanes <= cost::HALF && epilogue.width() == 1,
     };
     let width = cost::choose(shape);
-    let (pixels, ..) = cost::split(nest.pixels, cost::most_pixels(width));
+    let pixels = shape.pixels(width.min(shape.panels));
     let code = Asm::new().and_then(|f| emit(f, &nest, &epilogue, width)).ok()?;
     let kernel = format!("conv_u8s8_{pixels}x{}__avx512vnni", width * PANEL);
     Some(Leaf { code, kernel, frame: (FRAME + SAVED) as usize })
@@ -256,27 +265,35 @@ fn group(f: &mut Asm, n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Em
     if with_residual {
         f.a.mov(rbx, r11)?;
     }
-    let (len, count, tail) = cost::split(n.pixels, e.most_pixels(panels));
-    let main = Tile { pixels: len, panels };
-    let mut tiles = f.a.create_label();
-    if count > 1 {
-        f.a.mov(r15, count as u64)?;
-        f.a.set_label(&mut tiles)?;
-    }
-    e.tile(f, n, main, masked)?;
-    if count > 1 || tail > 0 {
-        f.a.add(rdi, (len * n.pixel[X]) as i32)?;
-        f.a.add(r8, (len * n.pixel[Y]) as i32)?;
-        if with_residual {
-            f.a.add(rbx, (len * n.pixel[R]) as i32)?;
+    let paired = masked && n.lanes <= cost::HALF && n.pixels > 1 && e.most_in_pairs(panels) > 0;
+    let runs = if paired {
+        let (len, count, tail) = cost::split(n.pixels / 2, e.most_in_pairs(panels) / 2);
+        vec![(2 * len, count, true), (2 * tail, 1, true), (n.pixels % 2, 1, false)]
+    } else {
+        let (len, count, tail) = cost::split(n.pixels, e.most_pixels(panels));
+        vec![(len, count, false), (tail, 1, false)]
+    };
+    for (pixels, count, paired) in runs.into_iter().filter(|r| r.0 > 0) {
+        let mut tiles = f.a.create_label();
+        if count > 1 {
+            f.a.mov(r15, count as u64)?;
+            f.a.set_label(&mut tiles)?;
         }
-    }
-    if count > 1 {
-        f.a.dec(r15)?;
-        f.a.jnz(tiles)?;
-    }
-    if tail > 0 {
-        e.tile(f, n, Tile { pixels: tail, panels }, masked)?;
+        let tile = Tile { pixels, panels };
+        if paired {
+            e.pairs(f, n, tile)?
+        } else {
+            e.tile(f, n, tile, masked)?
+        }
+        f.a.add(rdi, (pixels * n.pixel[X]) as i32)?;
+        f.a.add(r8, (pixels * n.pixel[Y]) as i32)?;
+        if with_residual {
+            f.a.add(rbx, (pixels * n.pixel[R]) as i32)?;
+        }
+        if count > 1 {
+            f.a.dec(r15)?;
+            f.a.jnz(tiles)?;
+        }
     }
     if n.rows > 1 {
         f.a.add(rax, n.row[X] as i32)?;
@@ -374,6 +391,12 @@ impl Body for Epilogue {
             f.a.vpaddd(r, r, super::asm::zmm(used + i))?;
         }
         self.finish(f, t, &Pointers { out: r8, residual: rbx, scale: rcx, factors: r9 }, masked)
+    }
+    fn most_in_pairs(&self, panels: usize) -> usize {
+        if self.width() == 1 && panels <= cost::MOST_PAIRED { paired::most_pixels(panels) } else { 0 }
+    }
+    fn pairs(&self, f: &mut Asm, n: &Nest, t: Tile) -> Emitted<()> {
+        paired::tile(self, f, n, t, &Pointers { out: r8, residual: rbx, scale: rcx, factors: r9 })
     }
 }
 

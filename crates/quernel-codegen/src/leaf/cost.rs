@@ -1,5 +1,7 @@
 //! Which tile: predicted cycles of a layer for every register tile that fits.
 
+use super::paired;
+
 /// Pixels by panels of 16 channels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tile {
@@ -22,6 +24,27 @@ pub struct Shape {
     pub blocks: usize,
     /// Whether a residual is added.
     pub residual: bool,
+    /// Whether the last panel has [`HALF`] of its channels or fewer and a form for that.
+    pub half: bool,
+}
+
+/// Channels of half a panel.
+pub const HALF: usize = 8;
+/// Most panels of a tile whose last one is half a panel.
+pub const MOST_PAIRED: usize = 4;
+
+impl Shape {
+    /// Pixels of the main tile of a layer under groups of `panels`.
+    pub fn pixels(&self, panels: usize) -> usize {
+        // A layer of one group is all in pairs.
+        if self.paired(panels) && self.panels <= panels {
+            return 2 * split(self.row_pixels / 2, paired::most_pixels(panels) / 2).0;
+        }
+        split(self.row_pixels, most_pixels(panels)).0
+    }
+    fn paired(&self, panels: usize) -> bool {
+        self.half && self.row_pixels > 1 && panels <= MOST_PAIRED
+    }
 }
 
 /// Accumulators, weights and one broadcast share the 32 registers with two constants.
@@ -51,18 +74,41 @@ fn tile_cycles(t: Tile, blocks: usize, residual: bool) -> f64 {
     blocks as f64 * dots.max(loads).max(slots) + epilogue + 12.0
 }
 
+/// Cycles of a tile of pairs of pixels.
+fn paired_cycles(t: Tile, blocks: usize, residual: bool) -> f64 {
+    let pairs = t.pixels / 2;
+    let accumulators = (pairs * (2 * t.panels - 1)) as f64;
+    let loads = 0.55 * t.pixels as f64 + 1.07 * t.panels as f64;
+    let slots = (accumulators + 1.5 * t.pixels as f64 + t.panels as f64 + 0.5) / 5.0;
+    let epilogue = accumulators * if residual { 4.4 } else { 2.8 };
+    blocks as f64 * (accumulators + 0.25 * pairs as f64).max(4.5).max(loads).max(slots) + epilogue + 12.0
+}
+
 /// Predicted cycles of the layer under a tile.
 pub fn cycles(shape: Shape, panels: usize) -> f64 {
-    let (full, groups, rest) = (panels, shape.panels / panels, shape.panels % panels);
+    let (mut full, mut rest) = (shape.panels / panels, shape.panels % panels);
+    let tile = |pixels: usize, panels: usize| match pixels {
+        0 => 0.0,
+        _ => tile_cycles(Tile { pixels, panels }, shape.blocks, shape.residual),
+    };
     let group = |panels: usize| {
         let (len, count, tail) = split(shape.row_pixels, most_pixels(panels));
-        let mut row = count as f64 * tile_cycles(Tile { pixels: len, panels }, shape.blocks, shape.residual);
-        if tail > 0 {
-            row += tile_cycles(Tile { pixels: tail, panels }, shape.blocks, shape.residual);
-        }
-        shape.rows as f64 * (row + 3.0)
+        shape.rows as f64 * (count as f64 * tile(len, panels) + tile(tail, panels) + 3.0)
     };
-    groups as f64 * group(full) + if rest > 0 { group(rest) } else { 0.0 }
+    if rest == 0 && shape.half {
+        (full, rest) = (full - 1, panels);
+    }
+    let last = match rest {
+        0 => 0.0,
+        _ if shape.paired(rest) => {
+            let (len, count, tail) = split(shape.row_pixels / 2, paired::most_pixels(rest) / 2);
+            let pairs =
+                |n: usize| if n == 0 { 0.0 } else { paired_cycles(Tile { pixels: 2 * n, panels: rest }, shape.blocks, shape.residual) };
+            shape.rows as f64 * (count as f64 * pairs(len) + pairs(tail) + tile(shape.row_pixels % 2, rest) + 3.0)
+        }
+        _ => group(rest),
+    };
+    full as f64 * group(panels) + last
 }
 
 /// The best number of panels side by side.

@@ -11,9 +11,9 @@ use quernel_ir::program::End;
 /// `2^23` as f32 bits: an integer `0 <= n < 2^23` added to it is the float `2^23 + n`.
 pub const MAGIC: u32 = 0x4B00_0000;
 /// Register that holds the order of dwords after packing.
-const ORDER: usize = 31;
+pub const ORDER: usize = 31;
 /// Register for constants that live within one tile.
-const CONSTANT: usize = 30;
+pub const CONSTANT: usize = 30;
 
 /// The end of a layer, with what was proven of its sums.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +54,10 @@ impl Epilogue {
         if lanes < 16 {
             f.a.mov(eax, (1 << lanes) - 1)?;
             f.a.kmovd(k1, eax)?;
+        }
+        if lanes <= 8 {
+            f.a.mov(eax, 0xff00)?;
+            f.a.kmovd(k2, eax)?;
         }
         Ok(())
     }
@@ -154,13 +158,24 @@ impl Epilogue {
         if self.fused {
             // One rounding of the exact (2^23 + acc) * M - 2^23 * M.
             f.a.vfmadd132ps(r, shift, scale)?;
-        } else {
-            f.a.vcvtdq2ps(r, r)?;
-            f.a.vmulps(r, r, scale)?;
-            if let Some(bound) = self.upper() {
-                let bound = f.splat32(bound.to_bits());
-                f.a.vminps(r, r, zmmword_ptr(bound))?;
-            }
+            return f.a.vcvtps2dq(r, r);
+        }
+        f.a.vcvtdq2ps(r, r)?;
+        f.a.vmulps(r, r, scale)?;
+        self.integers(f, r)
+    }
+
+    /// The same with the scales in a register, for sums without [`MAGIC`].
+    pub fn round_by(&self, f: &mut Asm, r: AsmRegisterZmm, scale: AsmRegisterZmm) -> Emitted<()> {
+        f.a.vcvtdq2ps(r, r)?;
+        f.a.vmulps(r, r, scale)?;
+        self.integers(f, r)
+    }
+
+    fn integers(&self, f: &mut Asm, r: AsmRegisterZmm) -> Emitted<()> {
+        if let Some(bound) = self.upper() {
+            let bound = f.splat32(bound.to_bits());
+            f.a.vminps(r, r, zmmword_ptr(bound))?;
         }
         f.a.vcvtps2dq(r, r)
     }

@@ -13,6 +13,7 @@ mod depthwise_tiles;
 mod epilogue;
 mod lookup;
 mod narrow;
+mod paired;
 mod proof;
 mod quads;
 mod quantize;
