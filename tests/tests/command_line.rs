@@ -193,3 +193,39 @@ fn a_library_by_its_suffix_and_a_rule_of_what_was_read() {
             .expect("an old date");
     }
 }
+
+#[test]
+fn compare_names_the_layer_to_blame() {
+    let base = ["compare", "fixtures/digits.onnx", "--calibrate", "fixtures/digits_calib.npz", "--test", "fixtures/digits_test.npz"];
+    let out = quernel(&[&base[..], &["--bits", "3"]].concat());
+    let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{}", stderr(&out));
+    for piece in ["local dB", "total dB", "alone dB", "clipped %", "rectified", "most to blame: "] {
+        assert!(shown.contains(piece), "no {piece} in\n{shown}");
+    }
+    let out = quernel(&[&base[..], &["--quick", "--json"]].concat());
+    let json = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(json.starts_with('[') && json.contains("\"cosine\"") && !json.contains("alone_db"), "{json}");
+    let out = quernel(&[&base[..], &["--bits", "float"]].concat());
+    assert!(String::from_utf8_lossy(&out.stdout).contains("nothing to compare"));
+}
+
+#[test]
+fn pareto_marks_the_front() {
+    let out = quernel(&[
+        "report",
+        "fixtures/digits.onnx",
+        "--calibrate",
+        "fixtures/digits_calib.npz",
+        "--test",
+        "fixtures/digits_test.npz",
+        "--test-rows",
+        "0..60",
+        "--pareto=float,8,2",
+        "--json",
+    ]);
+    let json = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert_eq!(json.matches("\"bits\"").count(), 3, "{json}");
+    assert!(json.contains("\"on_front\":true"), "{json}");
+}

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use quernel::quant::Width;
 use std::{ffi::OsString, ops::Range, path::PathBuf};
 
 /// Compiles ONNX models to quantized native code.
@@ -35,6 +36,8 @@ pub enum Command {
     Run(Run),
     /// Compare the float network and the compiled code on labelled samples.
     Eval(Eval),
+    /// Show where quantization loses: the quantized network against the float one, layer by layer.
+    Compare(Compare),
     /// Show what every layer became: bits, kernel, size, work, and what its rounding costs.
     Report(Report),
     /// Time compiled code step by step on this machine.
@@ -256,6 +259,24 @@ pub struct Eval {
 }
 
 #[derive(ClapArgs, Debug)]
+pub struct Compare {
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Samples on which both networks run, in the reference interpreter.
+    #[arg(long, value_name = "FILE")]
+    pub test: PathBuf,
+    /// How many of them.
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub samples: usize,
+    /// Leave out the column `alone`, for which the float network runs once per layer.
+    #[arg(long)]
+    pub quick: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs, Debug)]
 pub struct Report {
     #[command(flatten)]
     pub compiling: Compiling,
@@ -265,6 +286,13 @@ pub struct Report {
     /// How many of them; the reference interpreter runs both networks.
     #[arg(long, value_name = "N", default_value = "4")]
     pub samples: usize,
+    /// Compile with each of these widths and show accuracy, size and time of each; those that no other beats are marked.
+    #[arg(long, value_name = "BITS,..", value_delimiter = ',', num_args = 0.., require_equals = true, requires = "test",
+          default_missing_value = "float,8,6,5,4,3,2")]
+    pub pareto: Option<Vec<Width>>,
+    /// Rows of the test arrays to measure accuracy on, with --pareto.
+    #[arg(long, value_name = "A..B", value_parser = rows, requires = "pareto")]
+    pub test_rows: Option<Range<usize>>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

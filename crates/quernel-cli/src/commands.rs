@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod compare;
 mod compile;
 mod eval;
 mod explain;
@@ -27,6 +28,7 @@ pub fn run(args: &Args, messages: &Messages) -> Result<(), Failure> {
         Command::Opt(a) => opt::run(a, messages),
         Command::Run(a) => run::run(a, messages),
         Command::Eval(a) => eval::run(a, messages),
+        Command::Compare(a) => compare::run(a, messages),
         Command::Report(a) => report::run(a, messages),
         Command::Bench(a) => bench::run(a, messages),
         Command::Targets => targets::run(),

@@ -3,6 +3,7 @@
 //! * [`Samples`]: inputs from .npz and .npy files.
 //! * [`Observed`] gathers histograms while a float network runs; [`Ranges`] is the finished, mergeable file.
 //! * [`weights`]: per-channel scales that minimise the squared error.
+//! * [`Moments`]: what values look like.
 //! * [`Bits`]: widths per layer, a file as well.
 //!
 //! Sums are exact or in a fixed order, functions come from `libm`: **the same ranges give the same artifact on every
@@ -10,6 +11,7 @@
 
 mod arrays;
 mod bits;
+mod distribution;
 mod histogram;
 mod images;
 pub mod metrics;
@@ -18,6 +20,7 @@ mod samples;
 pub mod weights;
 
 pub use bits::{Bits, Width};
+pub use distribution::{Distribution, Moments};
 pub use histogram::Histogram;
 pub use images::{Fit, ImageOptions};
 pub use ranges::{Calibrator, Observe, Observed, Ranges, Record, affine, calibrate_with};

@@ -37,6 +37,9 @@ pub fn kl(want: &[f32], got: &[f32]) -> f64 {
 pub struct Noise {
     signal: f64,
     noise: f64,
+    /// Sums of the products of both, and of the squares of the approximation.
+    product: f64,
+    approximation: f64,
 }
 
 impl Noise {
@@ -46,7 +49,14 @@ impl Noise {
             let d = f64::from(*w) - f64::from(*g);
             self.signal += f64::from(*w) * f64::from(*w);
             self.noise += d * d;
+            self.product += f64::from(*w) * f64::from(*g);
+            self.approximation += f64::from(*g) * f64::from(*g);
         }
+    }
+    /// Cosine of the angle between both; 1 where one of them is zero everywhere.
+    pub fn cosine(&self) -> f64 {
+        let norms = (self.signal * self.approximation).sqrt();
+        if norms == 0.0 { 1.0 } else { (self.product / norms).clamp(-1.0, 1.0) }
     }
     /// Their ratio in dB; infinite without noise.
     pub fn db(&self) -> f64 {

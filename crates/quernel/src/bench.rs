@@ -1,6 +1,6 @@
 //! Time per step of compiled code in this process.
 
-use crate::{Compiled, Failure};
+use crate::{Compiled, Counters, Energy, Failure};
 use quernel_ir::{Program, Tensor};
 use quernel_quant::{Bound, Samples};
 use serde::Serialize;
@@ -20,6 +20,11 @@ pub struct Bench {
     /// Multiply-accumulates per nanosecond that this machine reaches over registers at this level; `None` where that
     /// cannot be measured.
     pub limit: Option<f64>,
+    /// Energy of a run by the machine's own counters, with everything else that ran meanwhile, in microjoules; `None` where
+    /// they cannot be read.
+    pub measured_uj: Option<f64>,
+    /// Energy of a run by the model.
+    pub energy_model: Energy,
     /// Steps in order of execution.
     pub steps: Vec<StepTime>,
 }
@@ -54,12 +59,15 @@ pub fn bench(compiled: &Compiled, inputs: &[Bound], time: Duration) -> Result<Be
     let bytes: Vec<&[u8]> = sample.iter().map(Tensor::bytes).collect();
     let mut whole = Vec::new();
     jit.run(&bytes)?;
+    let counters = Counters::start();
     let start = Instant::now();
     while whole.len() < 5 || start.elapsed() < time / 2 {
         let one = Instant::now();
         jit.run(&bytes)?;
         whole.push(one.elapsed().as_nanos() as u64);
     }
+    let measured_uj = counters.and_then(|c| c.elapsed_uj()).map(|uj| uj / whole.len() as f64);
+    let energy_model = Energy::modelled(program);
     let mut single: Vec<Vec<u64>> = Vec::new();
     let start = Instant::now();
     while single.len() < 5 || start.elapsed() < time / 2 {
@@ -70,7 +78,7 @@ pub fn bench(compiled: &Compiled, inputs: &[Bound], time: Duration) -> Result<Be
     let steps = steps(program, jit.kernels(), &single);
     let best = if compiled.target.is_multi() { quernel_codegen::Target::host()?.level() } else { compiled.target.level() };
     let limit = quernel_codegen::register_limit(compiled.level.unwrap_or(best))?;
-    Ok(Bench { runs, limit, median_ns: median(whole), min_ns, macs: program.macs(), steps })
+    Ok(Bench { runs, limit, median_ns: median(whole), min_ns, macs: program.macs(), measured_uj, energy_model, steps })
 }
 
 fn steps(program: &Program, kernels: &[String], times: &[Vec<u64>]) -> Vec<StepTime> {

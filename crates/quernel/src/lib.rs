@@ -22,10 +22,12 @@ mod bench;
 mod calibration;
 mod compare;
 mod compiler;
+mod energy;
 mod evaluate;
 mod failure;
 mod model;
 mod options;
+mod pareto;
 mod report;
 
 pub use artifacts::Emit;
@@ -33,11 +35,13 @@ pub use bench::{Bench, StepTime, bench};
 pub use calibration::{Calibration, Progress, calibrate, inspect_ranges};
 pub use compare::{LayerError, compare};
 pub use compiler::{Compiled, Compiler, Timing, opt};
+pub use energy::{Counters, Energy};
 pub use evaluate::{Evaluation, check_against_interpreter, encode, encode_for, evaluate, outputs};
 pub use failure::{Failure, diagnostic_json};
 pub use model::{Model, ModelOptions, read_text, symbol_name};
 pub use options::{parse_bits, parse_calibration};
-pub use report::{LayerReport, Report};
+pub use pareto::{Point, pareto};
+pub use report::{LayerReport, Report, to_json};
 
 pub use quernel_codegen as codegen;
 pub use quernel_interp as interp;

@@ -1,6 +1,6 @@
 //! The JSON report.
 
-use crate::{Compiled, Failure, LayerError};
+use crate::{Compiled, Energy, Failure, LayerError};
 use quernel_codegen::Object;
 use quernel_ir::{Graph, program::What};
 use serde::Serialize;
@@ -27,6 +27,8 @@ pub struct Report {
     pub arena_lower_bound: usize,
     /// Bytes of stack one call needs.
     pub stack_bytes: usize,
+    /// Energy of a run by the model of [`crate::Energy`].
+    pub energy_model: Energy,
     /// Inputs: name and type.
     pub inputs: Vec<(String, String)>,
     /// Outputs: name and type.
@@ -35,6 +37,11 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// Everything worth knowing that stopped nothing.
     pub remarks: Vec<String>,
+}
+
+/// A result as JSON text; infinite figures become null.
+pub fn to_json(result: &impl Serialize) -> String {
+    serde_json::to_string(result).unwrap_or_default()
 }
 
 /// One layer.
@@ -108,6 +115,7 @@ impl Report {
             arena_bytes: program.arena_bytes,
             arena_lower_bound: program.arena_lower_bound,
             stack_bytes: object.stack_bytes,
+            energy_model: Energy::modelled(program),
             inputs: ports(&program.inputs),
             outputs: ports(&program.outputs),
             layers,

@@ -43,6 +43,10 @@ pub fn run(a: &Bench, messages: &Messages) -> Result<(), Failure> {
         b.runs,
         rate(b.macs, b.median_ns)
     );
+    text += &match b.measured_uj {
+        Some(uj) => format!("energy of a run by the counters of the processor, idle cores included: {uj:.2} uJ\n"),
+        None => format!("energy of a run by a model of 45 nm (this machine shows no counters): {:.2} uJ\n", b.energy_model.total_uj()),
+    };
     if let Some(limit) = b.limit {
         text += &format!("registers alone reach {limit:.1} GMAC/s here: {} % of it\n", share(b.macs, b.median_ns));
     }

@@ -5,15 +5,23 @@ use crate::{
     tables::{bytes, count, shortened, table},
 };
 use quernel::{
-    Emit, Failure, artifacts, compare,
+    Emit, Failure, Point, artifacts, compare,
     ir::{Code, Diagnostic},
+    pareto,
     quant::{SampleOptions, Samples},
+    to_json,
 };
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 pub fn run(a: &Report, messages: &Messages) -> Result<(), Failure> {
     let compiler = setup::compiler(&a.compiling)?;
     let model = setup::model(&a.compiling)?;
+    if let (Some(widths), Some(test)) = (&a.pareto, &a.test) {
+        let options = SampleOptions { rows: a.test_rows.clone(), ..setup::samples(&a.compiling.samples)? };
+        let samples = Samples::open_with(test, &model.inputs(), &options).map_err(Failure)?;
+        let points = pareto(&compiler, &model, &samples, widths, Duration::from_millis(400), &mut |p| messages.progress(p))?;
+        return setup::print(&front(&points, a.json));
+    }
     let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
     let (_, report) = artifacts::make(&compiled, Path::new("-"), &[Emit::Report])?;
     let mut report = report.ok_or_else(|| Diagnostic::bug("no report was made"))?;
@@ -23,7 +31,7 @@ pub fn run(a: &Report, messages: &Messages) -> Result<(), Failure> {
         if a.samples == 0 {
             return Err(Diagnostic::new(Code::BadOption, "--samples has to be at least 1").into());
         }
-        let errors = compare(&compiled, &samples.slice(0..a.samples.min(samples.len())), &mut |p| messages.progress(p))?;
+        let errors = compare(&compiled, &samples.slice(0..a.samples.min(samples.len())), false, &mut |p| messages.progress(p))?;
         let mut by_name: BTreeMap<String, _> = errors.into_iter().map(|e| (e.layer.clone(), e)).collect();
         for layer in &mut report.layers {
             layer.error = by_name.remove(&layer.name);
@@ -57,8 +65,37 @@ pub fn run(a: &Report, messages: &Messages) -> Result<(), Failure> {
         bytes(report.stack_bytes),
         report.target,
     );
+    let energy = report.energy_model;
+    text += &format!(
+        "energy of a run by a model of 45 nm (not measured): {:.2} uJ, of it arithmetic {:.2}, activations {:.2}, constants {:.2}\n",
+        energy.total_uj(),
+        energy.arithmetic_uj,
+        energy.activations_uj,
+        energy.constants_uj
+    );
     for remark in &report.remarks {
         text += &format!("{remark}\n");
     }
     setup::print(&text)
+}
+
+/// The points as a table, or as JSON.
+fn front(points: &[Point], json: bool) -> String {
+    if json {
+        return format!("{}\n", to_json(&points));
+    }
+    let row = |p: &Point| {
+        vec![
+            p.bits.clone(),
+            bytes(p.weight_bytes),
+            bytes(p.object_bytes),
+            format!("{:.2}", p.median_ns as f64 / 1000.0),
+            format!("{:.2}", p.model_uj),
+            p.top1.map_or_else(String::new, |t| format!("{t:.2}")),
+            if p.sqnr_db.is_infinite() { String::new() } else { format!("{:.1}", p.sqnr_db) },
+            if p.on_front { "*".into() } else { String::new() },
+        ]
+    };
+    let header = ["bits", "weights", "object", "us", "uJ (model)", "top-1 %", "SQNR dB", "front"];
+    format!("{}\n", table(&header, &[1, 2, 3, 4, 5, 6], points.iter().map(row)))
 }
