@@ -99,9 +99,7 @@ pub fn compare(
                 sums.local.add(&reference, &value);
                 if let Some(&v) = in_float.get(name.as_str()).filter(|_| blame) {
                     let replaced = Tensor::f32(float.ty(v).dims.clone(), &value);
-                    for (want, got) in downstream(float, &values, v, replaced)? {
-                        sums.alone.add(&want, &got);
-                    }
+                    downstream(float, &values, v, replaced, &mut sums.alone)?;
                 }
             }
             if blame {
@@ -146,8 +144,8 @@ fn clipped(ty: &TensorTy, values: &[f32]) -> u64 {
     values.iter().filter(|x| **x < lo || **x > hi).count() as u64
 }
 
-/// The float outputs of the network, as they are and with another tensor in place of one value.
-fn downstream(g: &Graph, values: &[Option<Tensor>], v: Value, replaced: Tensor) -> Result<Vec<(Vec<f32>, Vec<f32>)>, Diagnostic> {
+/// Adds to `noise` what another tensor in place of one value changes at the float outputs of the network.
+fn downstream(g: &Graph, values: &[Option<Tensor>], v: Value, replaced: Tensor, noise: &mut Noise) -> Result<(), Diagnostic> {
     let mut changed: BTreeMap<Value, Tensor> = [(v, replaced)].into();
     for &n in &g.order {
         let node = &g.nodes[n];
@@ -164,12 +162,15 @@ fn downstream(g: &Graph, values: &[Option<Tensor>], v: Value, replaced: Tensor) 
         let y = eval_node(&node.op, &args, g.ty(node.result()))?;
         changed.insert(node.result(), y);
     }
-    let pair = |v: Value| {
-        let want = values[v.index()].as_ref()?.to_f32()?;
-        let got = changed.get(&v).map_or_else(|| Some(want.clone()), Tensor::to_f32)?;
-        Some((want, got))
-    };
-    Ok(g.outputs.iter().filter_map(|(_, v)| pair(*v)).collect())
+    for &(_, v) in &g.outputs {
+        if let Some(want) = values[v.index()].as_ref().and_then(Tensor::to_f32) {
+            match changed.get(&v).and_then(Tensor::to_f32) {
+                Some(got) => noise.add(&want, &got),
+                None => noise.add(&want, &want),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Operators that round on their own account.
