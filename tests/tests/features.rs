@@ -2,11 +2,12 @@
 //!
 //! * float: the outputs agree with the expected ones of the ONNX reference (1e-4 relative to the largest);
 //! * float and int8: compiled code equals the interpreter of the program, which equals the interpreter of the graph;
-//! * int8: the outputs carry the expected signal.
+//! * int8, from samples and dynamic: the outputs carry the expected signal.
 
 use quernel::{
     Calibration, Compiled, Compiler, Model, ModelOptions,
     ir::Code,
+    passes::Activations,
     quant::{Bits, SampleOptions, Samples, Width, expected_outputs},
 };
 use quernel_tests::agree;
@@ -65,10 +66,18 @@ fn float(path: &Path) -> datatest_stable::Result<()> {
 }
 
 fn int8(path: &Path) -> datatest_stable::Result<()> {
+    let calibration = Calibration::Samples(path.with_extension("npz"), SampleOptions::default());
+    integers(path, &Compiler { calibration, ..Compiler::default() })
+}
+
+fn dynamic(path: &Path) -> datatest_stable::Result<()> {
+    integers(path, &Compiler { activations: Activations::DynamicRows, ..Compiler::default() })
+}
+
+fn integers(path: &Path, compiler: &Compiler) -> datatest_stable::Result<()> {
     let model = model(path);
     let samples = samples(path, &model);
-    let calibration = Calibration::Samples(path.with_extension("npz"), SampleOptions::default());
-    let compiled = Compiler { calibration, ..Compiler::default() }.compile(&model, &mut |_| ()).and_then(generated);
+    let compiled = compiler.compile(&model, &mut |_| ()).and_then(generated);
     if refused(path, &compiled) {
         return Ok(());
     }
@@ -95,4 +104,6 @@ datatest_stable::harness! {
     { test = int8, root = "../fixtures/features", pattern = r"\.onnx$" },
     { test = float, root = "../fixtures/operators", pattern = r"\.onnx$" },
     { test = int8, root = "../fixtures/operators", pattern = r"\.onnx$" },
+    { test = dynamic, root = "../fixtures/features", pattern = r"\.onnx$" },
+    { test = dynamic, root = "../fixtures/operators", pattern = r"\.onnx$" },
 }

@@ -51,6 +51,17 @@ pub enum Command {
     },
 }
 
+/// Where scales of activations come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ActivationsArg {
+    /// Ranges observed on samples.
+    Static,
+    /// Each input at run time, without samples: a scale per row of a product, per tensor of a convolution.
+    Dynamic,
+    /// Each input at run time, without samples: a scale per tensor.
+    DynamicTensor,
+}
+
 /// Options of everything that compiles.
 #[derive(ClapArgs, Debug)]
 pub struct Compiling {
@@ -60,6 +71,9 @@ pub struct Compiling {
     /// statistics inside the model), or `random` (only to try the speed); may be given several times.
     #[arg(long, value_name = "FILE")]
     pub calibrate: Vec<PathBuf>,
+    /// Where scales of activations come from.
+    #[arg(long, value_enum, default_value = "static")]
+    pub activations: ActivationsArg,
     #[command(flatten)]
     pub samples: Sampling,
     /// How ranges are chosen from histograms.

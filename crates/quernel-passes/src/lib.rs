@@ -18,6 +18,7 @@ mod bias_correct;
 mod canonicalize;
 mod choose_bits;
 mod dead_code;
+mod dynamic_quantize;
 mod fold_batch_norm;
 mod fold_constants;
 mod fuse_activation;
@@ -32,6 +33,7 @@ mod rounded;
 mod sweep;
 mod wide;
 
+pub use dynamic_quantize::Activations;
 pub use sweep::Sweep;
 
 use quernel_ir::{
@@ -84,6 +86,8 @@ pub struct QuantizeOptions {
     pub ranges: Option<Arc<Ranges>>,
     /// How a range is chosen from a histogram.
     pub calibrator: Calibrator,
+    /// Where scales of activations come from.
+    pub activations: Activations,
     /// Weight widths per layer.
     pub bits: Bits,
     /// Whether biases absorb the mean error of the weights.
@@ -94,7 +98,14 @@ pub struct QuantizeOptions {
 
 impl Default for QuantizeOptions {
     fn default() -> Self {
-        Self { ranges: None, calibrator: Calibrator::default(), bits: Bits::default(), bias_correct: true, integer_io: false }
+        Self {
+            ranges: None,
+            calibrator: Calibrator::default(),
+            activations: Activations::default(),
+            bits: Bits::default(),
+            bias_correct: true,
+            integer_io: false,
+        }
     }
 }
 
@@ -109,6 +120,7 @@ pub const PASSES: &[(&str, &str)] = &[
     ("dead-code", "removes what no output needs"),
     ("choose-bits", "gives every layer its width"),
     ("insert-quantize", "rounds activations to 8 bits where integer operators will read them"),
+    ("dynamic-quantize", "rounds activations with scales found at run time"),
     ("quantize-weights", "rounds weights per output channel"),
     ("bias-correct", "takes the mean error of rounded weights out of the bias"),
     ("push-requantize", "turns float operators between roundings into integer operators"),
@@ -131,7 +143,10 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
             calibrator: options.calibrator,
             integer_io: options.integer_io,
         }),
-        "quantize-weights" => Box::new(quantize_weights::QuantizeWeights { given: options.ranges.is_none() }),
+        "dynamic-quantize" => Box::new(dynamic_quantize::DynamicQuantize { activations: options.activations }),
+        "quantize-weights" => {
+            Box::new(quantize_weights::QuantizeWeights { given: options.ranges.is_none() && options.activations == Activations::Static })
+        }
         "bias-correct" => Box::new(bias_correct::BiasCorrect { ranges: options.ranges.clone() }),
         "push-requantize" => Box::new(push_requantize::PushRequantize),
         "integer-io" => Box::new(integer_io::IntegerIo),
@@ -196,7 +211,7 @@ pub fn fold_pipeline() -> Pipeline {
 
 /// `Folded` to `Quantized`.
 pub fn quantize_pipeline(options: QuantizeOptions) -> Pipeline {
-    let mut names = vec!["choose-bits", "insert-quantize", "quantize-weights"];
+    let mut names = vec!["choose-bits", "insert-quantize", "dynamic-quantize", "quantize-weights"];
     if options.bias_correct {
         names.push("bias-correct");
     }

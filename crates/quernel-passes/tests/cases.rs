@@ -1,6 +1,6 @@
 //! The cases of every pass: a folder per pass, a file per case. `cargo xtask bless` rewrites the snapshots.
 
-use quernel_passes::{Pass, QuantizeOptions, by_name};
+use quernel_passes::{Activations, Pass, QuantizeOptions, by_name};
 use quernel_quant::{Bits, Width};
 use quernel_test::{Promise, check_pass_after, load, ranges};
 use std::path::Path;
@@ -14,7 +14,8 @@ fn check(path: &Path, before: &[&str], promise: Promise) -> datatest_stable::Res
     let integer_io = folder == "integer-io";
     // Passes that fold ask for no ranges, and some of their cases compute what has none.
     let ranges = matches!(promise, Promise::Noise(_) | Promise::Nothing).then(|| ranges(&load(path)));
-    let options = QuantizeOptions { integer_io, ranges, bits, ..QuantizeOptions::default() };
+    let activations = if folder == "dynamic-quantize" { Activations::DynamicRows } else { Activations::Static };
+    let options = QuantizeOptions { integer_io, ranges, activations, bits, ..QuantizeOptions::default() };
     let pass = |name: &str| by_name(name, &options).unwrap_or_else(|| panic!("no pass {name}"));
     let before: Vec<Box<dyn Pass>> = before.iter().map(|name| pass(name)).collect();
     let before: Vec<&dyn Pass> = before.iter().map(AsRef::as_ref).collect();
@@ -57,6 +58,7 @@ datatest_stable::harness! {
     { test = close, root = "tests/recognize-activations", pattern = r"\.qir$" },
     { test = close, root = "tests/fold-batch-norm", pattern = r"\.qir$" },
     { test = rounded, root = "tests/insert-quantize", pattern = r"\.qir$" },
+    { test = rounded, root = "tests/dynamic-quantize", pattern = r"\.qir$" },
     { test = weights, root = "tests/quantize-weights", pattern = r"\.qir$" },
     { test = biases, root = "tests/bias-correct", pattern = r"\.qir$" },
     { test = integers, root = "tests/push-requantize", pattern = r"\.qir$" },

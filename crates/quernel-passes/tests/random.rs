@@ -156,6 +156,7 @@ fn options(seed: u64, folded: &Graph) -> QuantizeOptions {
     QuantizeOptions {
         ranges: Some(ranges(folded)),
         calibrator: if seed.is_multiple_of(2) { Calibrator::Mse } else { Calibrator::MinMax },
+        activations: quernel_passes::Activations::Static,
         bits: Bits::uniform(width),
         bias_correct: seed % 5 != 1,
         integer_io: seed % 7 == 3,

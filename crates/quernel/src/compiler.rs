@@ -4,7 +4,7 @@ use crate::{Calibration, Failure, Model, Progress, calibrate};
 use quernel_codegen::{Jit, Level, Target};
 use quernel_ir::{Code, Diagnostic, Graph, Op, Program, Stage, diag::Remark, verify};
 use quernel_lower::Layer;
-use quernel_passes::{Cx, Pipeline, QuantizeOptions, fold_pipeline, quantize_pipeline};
+use quernel_passes::{Activations, Cx, Pipeline, QuantizeOptions, fold_pipeline, quantize_pipeline};
 use quernel_quant::{Bits, Calibrator, Ranges, Width};
 use std::{
     sync::Arc,
@@ -22,6 +22,8 @@ pub struct Compiler {
     pub calibration: Calibration,
     /// How a range is chosen from a histogram.
     pub calibrator: Calibrator,
+    /// Where scales of activations come from.
+    pub activations: Activations,
     /// Weight widths per layer.
     pub bits: Bits,
     /// Whether biases absorb the mean error of the weights.
@@ -41,6 +43,7 @@ impl Default for Compiler {
             level: None,
             calibration: Calibration::None,
             calibrator: Calibrator::default(),
+            activations: Activations::default(),
             bits: Bits::default(),
             bias_correct: true,
             integer_io: false,
@@ -99,7 +102,8 @@ impl Compiler {
         // A model that rounds its activations itself has scales for them.
         let imported = &model.imported.graph;
         let quantized = imported.order.iter().any(|&n| imported.nodes[n].op == Op::Quantize);
-        if wants_integers && !quantized && matches!(self.calibration, Calibration::None) && self.stop_after > Stage::Folded {
+        let measured = self.activations == Activations::Static;
+        if wants_integers && measured && !quantized && matches!(self.calibration, Calibration::None) && self.stop_after > Stage::Folded {
             return Err(Diagnostic::new(Code::NoSamples, "integer activations need ranges, and nothing was given to measure them on")
                 .in_file(&model.file)
                 .help("pass `--calibrate samples.npz`, `--calibrate batch-norm` or, to try the speed, `random`; or `--bits float`")
@@ -141,7 +145,7 @@ impl Compiler {
             return Ok(out);
         }
         out.folded = Some(out.graph.clone());
-        if wants_integers {
+        if wants_integers && measured {
             let start = Instant::now();
             out.ranges = calibrate(model, &self.calibration, &mut out.remarks, progress)?;
             out.timings.push(Timing { name: "calibrate".into(), took: start.elapsed() });
@@ -149,6 +153,7 @@ impl Compiler {
         let options = QuantizeOptions {
             ranges: out.ranges.clone(),
             calibrator: self.calibrator,
+            activations: self.activations,
             bits: self.bits.clone(),
             bias_correct: self.bias_correct,
             integer_io: self.integer_io,

@@ -1,10 +1,11 @@
 //! From options to a model and a compiler.
 
-use crate::args::{CalibratorArg, Compiling, IoArg, Sampling};
+use crate::args::{ActivationsArg, CalibratorArg, Compiling, IoArg, Sampling};
 use quernel::{
     Compiler, Failure, Model, ModelOptions,
     codegen::{Level, Target},
     ir::{Code, Diagnostic},
+    passes::Activations,
     quant::{Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
 };
 use std::io::Write;
@@ -49,6 +50,11 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
         calibrator: match a.calibrator {
             CalibratorArg::Minmax => Calibrator::MinMax,
             CalibratorArg::Mse => Calibrator::Mse,
+        },
+        activations: match a.activations {
+            ActivationsArg::Static => Activations::Static,
+            ActivationsArg::Dynamic => Activations::DynamicRows,
+            ActivationsArg::DynamicTensor => Activations::DynamicTensors,
         },
         bits: quernel::parse_bits(&a.bits)?,
         bias_correct: !a.no_bias_correct,
