@@ -21,6 +21,7 @@ type Run = fn(&[String]) -> Result<(), String>;
 const COMMANDS: &[(&str, &str, Run)] = &[
     ("check", "everything a change must pass; stops at the first failure", check::run),
     ("bless [FILTER]", "rewrites snapshots that differ and lists what changed", bless::run),
+    ("costs CPU", "fits the cost model of the AVX-512 layers to this machine and writes its table", costs),
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
     ("figures", "measures what the README claims and writes its tables", figures::run),
     ("layers [--count N] [--seed S]", "compares random layers with the interpreter, between inaccessible pages", layers),
@@ -44,6 +45,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn costs(arguments: &[String]) -> Result<(), String> {
+    let [cpu] = arguments else { return Err("takes the name of this CPU, such as znver4".to_owned()) };
+    let table = root().join("crates/quernel-codegen/src/leaf/cost_table.rs");
+    let mut run = command("cargo");
+    run.args(["run", "--release", "-p", "quernel-codegen", "--example", "costs", "--"]).arg(cpu).arg(table);
+    succeed(run, "costs")
 }
 
 fn layers(arguments: &[String]) -> Result<(), String> {

@@ -23,6 +23,7 @@ pub struct Jit {
     run: Run,
     steps: Vec<Run>,
     kernels: Vec<String>,
+    cycles: Vec<Option<u64>>,
     inputs: Vec<usize>,
     outputs: Vec<usize>,
     arena: Aligned,
@@ -89,6 +90,7 @@ impl Jit {
             run: function(network.run_v),
             steps: network.step_calls.iter().map(|&id| function(id)).collect(),
             kernels: network.step_functions.iter().map(|&f| network.functions[f].kernel.clone()).collect(),
+            cycles: network.step_functions.iter().map(|&f| network.functions[f].cycles).collect(),
             inputs: p.inputs.iter().map(|q| port_bytes(&q.ty)).collect(),
             outputs: p.outputs.iter().map(|q| port_bytes(&q.ty)).collect(),
             arena: Aligned::new(p.arena_bytes),
@@ -142,6 +144,11 @@ impl Jit {
     /// The leaf kernel of every step, by its contract; empty for code of Cranelift.
     pub fn kernels(&self) -> &[String] {
         &self.kernels
+    }
+
+    /// The cycles that the cost model predicts for every step, on the core it was fitted on.
+    pub fn predicted_cycles(&self) -> &[Option<u64>] {
+        &self.cycles
     }
 
     /// Runs the network step by step and returns the nanoseconds of each; outputs are discarded. The entry guard is

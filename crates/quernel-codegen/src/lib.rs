@@ -7,6 +7,7 @@
 //! **What is absent:** decisions. Layouts, fusion and packing are lowering's; this crate picks instructions.
 
 mod archive;
+pub mod calibrate;
 pub mod emit;
 mod guard;
 mod header;
@@ -23,7 +24,7 @@ mod target;
 pub use archive::archive;
 pub use header::{ABI_VERSION, header};
 pub use jit::Jit;
-pub use limit::register_limit;
+pub use limit::{clock, register_limit};
 pub use object::{FunctionInfo, Object, assembly, clif, object};
 pub use select::VARIANTS;
 pub use target::{Cpu, Level, Target, TargetInfo, targets};

@@ -51,6 +51,15 @@ pub fn register_limit(level: Level) -> Result<Option<f64>, Diagnostic> {
     Ok(Some(macs * (ACCUMULATORS * WALKS) as f64 * TURNS as f64 / best.max(1.0)))
 }
 
+/// Clock of this core under integer multiplies, in GHz; `None` where the multiplies that start per cycle are not known (two
+/// of 256 bits on x86-64 with AVX2).
+///
+/// # Errors
+/// Those of [`register_limit`].
+pub fn clock() -> Result<Option<f64>, Diagnostic> {
+    Ok(register_limit(Level::V256)?.map(|limit| limit / 32.0))
+}
+
 /// Multiply-accumulates of one instruction.
 fn macs(level: Level) -> Option<f64> {
     match level {

@@ -49,6 +49,8 @@ pub struct Record {
     pub step: Option<usize>,
     /// Kernel, by its contract; empty for glue.
     pub kernel: String,
+    /// Cycles that the cost model predicts for a call, where there is a model.
+    pub cycles: Option<u64>,
     /// Code bytes.
     pub bytes: usize,
     /// Stack bytes of a call, return address included.
@@ -357,7 +359,7 @@ impl<M: Module> Compiler<'_, M> {
         self.module.define_function_bytes(detect, 16, &code, &[]).map_err(bug)?;
         let assembly = if self.keep.assembly { leaf::disassemble(&code) } else { String::new() };
         let (step, kernel, clif) = (None, String::new(), String::new());
-        self.records.push(Record { id: detect, name, step, kernel, bytes: code.len(), frame: select::FRAME, clif, assembly });
+        self.records.push(Record { id: detect, name, step, kernel, cycles: None, bytes: code.len(), frame: select::FRAME, clif, assembly });
 
         let name = format!("{prefix}_body");
         let mut signature = self.module.make_signature();
@@ -451,6 +453,7 @@ impl<M: Module> Compiler<'_, M> {
             name: name.to_owned(),
             step,
             kernel: String::new(),
+            cycles: None,
             bytes: bytes.len(),
             frame,
             clif,
@@ -508,6 +511,7 @@ impl<M: Module> Compiler<'_, M> {
             name: name.to_owned(),
             step: Some(step),
             kernel: leaf.kernel.clone(),
+            cycles: leaf.cycles,
             bytes: leaf.code.len(),
             frame: leaf.frame,
             clif: String::new(),
@@ -533,6 +537,7 @@ impl<M: Module> Compiler<'_, M> {
             name: name.to_owned(),
             step: None,
             kernel: String::new(),
+            cycles: None,
             bytes: guard.bytes.len(),
             frame: guard.stack,
             clif: String::new(),

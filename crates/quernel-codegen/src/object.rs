@@ -18,6 +18,8 @@ pub struct FunctionInfo {
     pub step: Option<usize>,
     /// Leaf kernel, by its contract; empty for code of Cranelift.
     pub kernel: String,
+    /// Cycles that the cost model predicts for a call on the core it was fitted on, where there is a model.
+    pub cycles: Option<u64>,
     /// Code bytes.
     pub bytes: usize,
 }
@@ -56,7 +58,7 @@ pub fn object(p: &Program, target: &Target, options: &Options) -> Result<Object,
         functions: network
             .functions
             .into_iter()
-            .map(|f| FunctionInfo { name: f.name, step: f.step, kernel: f.kernel, bytes: f.bytes })
+            .map(|f| FunctionInfo { name: f.name, step: f.step, kernel: f.kernel, cycles: f.cycles, bytes: f.bytes })
             .collect(),
     })
 }

@@ -1,6 +1,7 @@
 //! Time per step of compiled code in this process.
 
 use crate::{Compiled, Counters, Energy, Failure};
+use quernel_codegen::Jit;
 use quernel_ir::{Program, Tensor};
 use quernel_quant::{Bound, Samples};
 use serde::Serialize;
@@ -25,6 +26,8 @@ pub struct Bench {
     pub measured_uj: Option<f64>,
     /// Energy of a run by the model.
     pub energy_model: Energy,
+    /// Clock in GHz, from the same measurement; `None` where it cannot be told.
+    pub clock: Option<f64>,
     /// Steps in order of execution.
     pub steps: Vec<StepTime>,
 }
@@ -42,6 +45,12 @@ pub struct StepTime {
     pub median_ns: u64,
     /// Multiply-accumulates.
     pub macs: u64,
+    /// Cycles that the cost model predicted when it chose the kernel's tile, for the core it was fitted on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_cycles: Option<u64>,
+    /// Cycles of the median time at this machine's clock, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycles: Option<u64>,
 }
 
 impl Bench {
@@ -75,20 +84,27 @@ pub fn bench(compiled: &Compiled, inputs: &[Bound], time: Duration) -> Result<Be
     }
     let runs = whole.len();
     let min_ns = whole.iter().copied().min().unwrap_or(0);
-    let steps = steps(program, jit.kernels(), &single);
     let best = if compiled.target.is_multi() { quernel_codegen::Target::host()?.level() } else { compiled.target.level() };
     let limit = quernel_codegen::register_limit(compiled.level.unwrap_or(best))?;
-    Ok(Bench { runs, limit, median_ns: median(whole), min_ns, macs: program.macs(), measured_uj, energy_model, steps })
+    let clock = quernel_codegen::clock()?;
+    let steps = steps(program, &jit, &single, clock);
+    Ok(Bench { runs, limit, clock, median_ns: median(whole), min_ns, macs: program.macs(), measured_uj, energy_model, steps })
 }
 
-fn steps(program: &Program, kernels: &[String], times: &[Vec<u64>]) -> Vec<StepTime> {
+fn steps(program: &Program, jit: &Jit, times: &[Vec<u64>], clock: Option<f64>) -> Vec<StepTime> {
+    let kernels = jit.kernels();
     let kernel = |i: usize, how: &str| kernels.get(i).filter(|k| !k.is_empty()).map_or_else(|| how.to_owned(), Clone::clone);
-    let step = |(i, s): (usize, &quernel_ir::program::Step)| StepTime {
-        layer: s.origin.names().join("+"),
-        what: s.what.name(),
-        kernel: kernel(i, &s.how),
-        median_ns: median(times.iter().map(|t| t[i]).collect()),
-        macs: s.what.macs(),
+    let step = |(i, s): (usize, &quernel_ir::program::Step)| {
+        let median_ns = median(times.iter().map(|t| t[i]).collect());
+        StepTime {
+            layer: s.origin.names().join("+"),
+            what: s.what.name(),
+            kernel: kernel(i, &s.how),
+            median_ns,
+            macs: s.what.macs(),
+            predicted_cycles: jit.predicted_cycles().get(i).copied().flatten(),
+            cycles: clock.map(|ghz| (median_ns as f64 * ghz).round() as u64),
+        }
     };
     program.steps.iter().enumerate().map(step).collect()
 }

@@ -53,6 +53,9 @@ pub struct LayerReport {
     pub kind: String,
     /// Kernel of its heaviest step.
     pub kernel: String,
+    /// Cycles of that kernel that the cost model predicts on the core it was fitted on (Zen 4), where it has a model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_cycles: Option<u64>,
     /// Whether it computes in integers.
     pub integer: bool,
     /// Multiply-accumulates of one run.
@@ -87,14 +90,14 @@ impl Report {
                 let steps = &program.steps[layer.steps.clone()];
                 let weight = |i: &usize| (steps[*i].what.macs(), !matches!(steps[*i].what, What::Move { .. } | What::Fill { .. }));
                 let heaviest = (0..steps.len()).max_by_key(weight);
-                let leaf = |i: usize| {
-                    let function = object.step_functions.get(layer.steps.start + i).and_then(|f| object.functions.get(*f));
-                    function.filter(|f| !f.kernel.is_empty()).map_or_else(|| steps[i].how.clone(), |f| f.kernel.clone())
-                };
+                let function = |i: usize| object.step_functions.get(layer.steps.start + i).and_then(|f| object.functions.get(*f));
+                let leaf =
+                    |i: usize| function(i).filter(|f| !f.kernel.is_empty()).map_or_else(|| steps[i].how.clone(), |f| f.kernel.clone());
                 LayerReport {
                     name: layer.name.clone(),
                     kind: layer.kind.to_string(),
                     kernel: heaviest.map(leaf).unwrap_or_default(),
+                    predicted_cycles: heaviest.and_then(function).and_then(|f| f.cycles),
                     integer: layer.integer,
                     macs: layer.macs,
                     weight_bytes: steps.iter().filter_map(stored_weights).sum(),

@@ -32,9 +32,14 @@ pub fn run(a: &Bench, messages: &Messages) -> Result<(), Failure> {
             count(s.macs),
             rate(s.macs, s.median_ns),
             share(s.macs, s.median_ns),
+            s.cycles.filter(|_| s.predicted_cycles.is_some()).map_or_else(String::new, count),
+            s.predicted_cycles.map_or_else(String::new, count),
         ]
     });
-    let mut text = format!("{}\n", table(&["layer", "step", "kernel", "us", "%", "MACs", "GMAC/s", "% of limit"], &[3, 4, 5, 6, 7], rows));
+    let mut text = format!(
+        "{}\n",
+        table(&["layer", "step", "kernel", "us", "%", "MACs", "GMAC/s", "% of limit", "cycles", "predicted"], &[3, 4, 5, 6, 7, 8, 9], rows)
+    );
     text += &format!(
         "{}: median {:.2} us, fastest {:.2} us of {} runs, {} GMAC/s\n",
         model.file,

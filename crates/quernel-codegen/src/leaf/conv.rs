@@ -80,6 +80,11 @@ const Y: usize = 2;
 /// The leaf of a convolution, if it is inside the contract: unsigned operand, one group, no implicit padding, taps of
 /// a kernel row contiguous (or one tap per row), panels of depth four.
 pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
+    with_width(program, step, None).map(|(leaf, ..)| leaf)
+}
+
+/// The same with so many panels side by side, the model's choice when absent; also what decided.
+pub fn with_width(program: &Program, step: &Step, width: Option<usize>) -> Option<(Leaf, Shape, usize)> {
     let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
     let nest = nest(conv, matches!(end, quernel_ir::program::End::Float { .. }))?;
     let bounds = proof::bounds(program, step, conv, *residual_signed)?;
@@ -90,13 +95,15 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
         panels: nest.panels,
         blocks: nest.segments * nest.blocks,
         residual: conv.residual.is_some(),
+        long_end: !epilogue.fused(),
         half: nest.lanes <= cost::HALF && epilogue.width() == 1,
     };
-    let width = cost::choose(shape);
+    let width = width.map_or_else(|| cost::choose(shape), |w| w.min(shape.panels));
     let pixels = shape.pixels(width.min(shape.panels));
     let code = Asm::new().and_then(|f| emit(f, &nest, &epilogue, width)).ok()?;
     let kernel = format!("conv_u8s8_{pixels}x{}__avx512vnni", width * PANEL);
-    Some(Leaf { code, kernel, frame: (FRAME + SAVED) as usize })
+    let cycles = Some(cost::cycles(shape, width).round() as u64);
+    Some((Leaf { code, kernel, frame: (FRAME + SAVED) as usize, cycles }, shape, width))
 }
 
 /// The same in 256-bit vectors.
@@ -111,7 +118,10 @@ pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
     let f = if dot == (Dot::Bytes { vex: false }) { Asm::new() } else { Asm::vex() };
     let code = f.and_then(|f| emit(f, &nest, &body, width)).ok()?;
     let kernel = format!("conv_u8s8_{pixels}x{}__{}", width * PANEL, dot.name());
-    Some(Leaf { code, kernel, frame: (FRAME + SAVED) as usize })
+    let blocks = nest.segments * nest.blocks;
+    let results = (nest.images * nest.rows * nest.pixels * nest.panels) as f64;
+    let cycles = Some((results * dot.cycles(blocks, pixels, body.residual())).round() as u64);
+    Some(Leaf { code, kernel, frame: (FRAME + SAVED) as usize, cycles })
 }
 
 fn nest(conv: &Conv, float: bool) -> Option<Nest> {

@@ -1,6 +1,6 @@
 //! Which tile: predicted cycles of a layer for every register tile that fits.
 
-use super::paired;
+use super::{cost_table::CYCLES, paired};
 
 /// Pixels by panels of 16 channels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +24,8 @@ pub struct Shape {
     pub blocks: usize,
     /// Whether a residual is added.
     pub residual: bool,
+    /// Whether the sums' ends convert, multiply and bound instead of one fused multiply-add.
+    pub long_end: bool,
     /// Whether the last panel has [`HALF`] of its channels or fewer and a form for that.
     pub half: bool,
 }
@@ -62,53 +64,79 @@ pub fn split(n: usize, most: usize) -> (usize, usize, usize) {
     (len, n / len, n % len)
 }
 
-/// Cycles of one tile: the dot products share two pipes that start one 512-bit operation per cycle, loads start two
-/// broadcasts or one vector per cycle; fewer than five accumulators wait for each other. The epilogue's figures were
-/// fitted on a Zen 4 core.
-fn tile_cycles(t: Tile, blocks: usize, residual: bool) -> f64 {
-    let accumulators = (t.pixels * t.panels) as f64;
-    let dots = accumulators.max(if t.pixels == 1 { accumulators } else { 4.5 });
-    let loads = 0.55 * t.pixels as f64 + 1.07 * t.panels as f64;
-    let slots = (accumulators + t.pixels as f64 + t.panels as f64 + 0.5) / 5.0;
-    let epilogue = accumulators * if residual { 4.2 } else { 2.6 };
-    blocks as f64 * dots.max(loads).max(slots) + epilogue + 12.0
+/// What a layer's time is a sum of.
+pub const PARTS: usize = 10;
+/// Names of the parts, for tables.
+pub const PART_NAMES: [&str; PARTS] = [
+    "products",
+    "tiles",
+    "ends, 1 panel",
+    "ends, 2 panels",
+    "ends, 3 panels",
+    "ends, 4 panels",
+    "ends in pairs",
+    "residuals",
+    "long ends",
+    "rows",
+];
+
+/// Cycles of a block of taps of one tile: the dot products share two pipes that start one 512-bit operation per cycle,
+/// loads start two broadcasts or one vector per cycle; fewer than five accumulators wait for each other.
+fn block_cycles(accumulators: usize, pixels: usize, panels: usize, blends: f64) -> f64 {
+    let (accumulators, pixels, panels) = (accumulators as f64, pixels as f64, panels as f64);
+    let dots = (accumulators + 0.5 * blends).max(if pixels == 1.0 { 0.0 } else { 4.5 });
+    let loads = 0.55 * pixels + 1.07 * panels;
+    let slots = (accumulators + pixels + panels + blends + 0.5) / 5.0;
+    dots.max(loads).max(slots)
 }
 
-/// Cycles of a tile of pairs of pixels.
-fn paired_cycles(t: Tile, blocks: usize, residual: bool) -> f64 {
-    let pairs = t.pixels / 2;
-    let accumulators = (pairs * (2 * t.panels - 1)) as f64;
-    let loads = 0.55 * t.pixels as f64 + 1.07 * t.panels as f64;
-    let slots = (accumulators + 1.5 * t.pixels as f64 + t.panels as f64 + 0.5) / 5.0;
-    let epilogue = accumulators * if residual { 4.4 } else { 2.8 };
-    blocks as f64 * (accumulators + 0.25 * pairs as f64).max(4.5).max(loads).max(slots) + epilogue + 12.0
+/// How much of every part a layer has under a tile.
+pub fn parts(shape: Shape, panels: usize) -> [f64; PARTS] {
+    let mut parts = [0.0; PARTS];
+    let mut add = |tiles: usize, pixels: usize, panels: usize, paired: bool| {
+        if tiles * pixels == 0 {
+            return;
+        }
+        let (accumulators, blends) = if paired { (pixels / 2 * (2 * panels - 1), pixels / 2) } else { (pixels * panels, 0) };
+        let (tiles, ends) = (tiles as f64, (tiles * accumulators) as f64);
+        parts[0] += tiles * shape.blocks as f64 * block_cycles(accumulators, pixels, panels, blends as f64);
+        parts[1] += tiles;
+        parts[if paired { 6 } else { 1 + panels.min(4) }] += ends;
+        parts[7] += if shape.residual { ends } else { 0.0 };
+        parts[8] += if shape.long_end { ends } else { 0.0 };
+    };
+    let mut group = |panels: usize, paired: bool, groups: usize| {
+        let runs = groups * shape.rows;
+        if paired {
+            let (len, count, tail) = split(shape.row_pixels / 2, paired::most_pixels(panels) / 2);
+            add(runs * count, 2 * len, panels, true);
+            add(runs, 2 * tail, panels, true);
+            add(runs, shape.row_pixels % 2, panels, false);
+        } else {
+            let (len, count, tail) = split(shape.row_pixels, most_pixels(panels));
+            add(runs * count, len, panels, false);
+            add(runs, tail, panels, false);
+        }
+        runs
+    };
+    let (mut full, mut rest) = (shape.panels / panels, shape.panels % panels);
+    if rest == 0 && shape.half {
+        (full, rest) = (full - 1, panels);
+    }
+    let mut rows = 0;
+    if full > 0 {
+        rows += group(panels, false, full);
+    }
+    if rest > 0 {
+        rows += group(rest, shape.paired(rest), 1);
+    }
+    parts[9] = rows as f64;
+    parts
 }
 
 /// Predicted cycles of the layer under a tile.
 pub fn cycles(shape: Shape, panels: usize) -> f64 {
-    let (mut full, mut rest) = (shape.panels / panels, shape.panels % panels);
-    let tile = |pixels: usize, panels: usize| match pixels {
-        0 => 0.0,
-        _ => tile_cycles(Tile { pixels, panels }, shape.blocks, shape.residual),
-    };
-    let group = |panels: usize| {
-        let (len, count, tail) = split(shape.row_pixels, most_pixels(panels));
-        shape.rows as f64 * (count as f64 * tile(len, panels) + tile(tail, panels) + 3.0)
-    };
-    if rest == 0 && shape.half {
-        (full, rest) = (full - 1, panels);
-    }
-    let last = match rest {
-        0 => 0.0,
-        _ if shape.paired(rest) => {
-            let (len, count, tail) = split(shape.row_pixels / 2, paired::most_pixels(rest) / 2);
-            let pairs =
-                |n: usize| if n == 0 { 0.0 } else { paired_cycles(Tile { pixels: 2 * n, panels: rest }, shape.blocks, shape.residual) };
-            shape.rows as f64 * (count as f64 * pairs(len) + pairs(tail) + tile(shape.row_pixels % 2, rest) + 3.0)
-        }
-        _ => group(rest),
-    };
-    full as f64 * group(panels) + last
+    parts(shape, panels).iter().zip(CYCLES).map(|(n, c)| n * c).sum()
 }
 
 /// The best number of panels side by side.

@@ -64,6 +64,15 @@ impl Form {
     fn halves(self) -> usize {
         if self == Self::Wide { 1 } else { 2 }
     }
+    /// Passes over so many channels.
+    fn passes(self, channels: usize) -> usize {
+        let tail = channels % BLOCK;
+        let halves = match self {
+            Self::Wide => usize::from(tail > 0),
+            Self::Narrow(_) => tail.min(16).div_ceil(8),
+        };
+        channels / BLOCK * self.halves() + halves
+    }
     /// Bytes of the weights of one use of a quad.
     fn entry(self) -> usize {
         let vectors = 8 * self.lanes();
@@ -126,7 +135,7 @@ pub fn leaf(program: &Program, step: &Step, form: Form) -> Option<Leaf> {
     let pixels = if flat { format!("x{}", BLOCK / c) } else { String::new() };
     let [kh, kw] = window.kernel;
     let kernel = format!("depthwise{kh}x{kw}s{}{pixels}_u8s8_{}x{}__{}", wy.stride.max(wx.stride), size.rows, size.pixels, form.name());
-    Some(Leaf { code, kernel, frame: (SAVED.len() + 1 + PUSHED) * 8 })
+    Some(Leaf { code, kernel, frame: (SAVED.len() + 1 + PUSHED) * 8, cycles: Some(layer.cycles()) })
 }
 
 /// A layer and the form its loops have.
@@ -169,6 +178,19 @@ impl Layer<'_> {
         let (tiles, most) = (self.width / self.size.pixels, (CACHE / bytes.max(1)).max(1));
         // Runs of nearly equal length, and no short one.
         if self.flat { tiles } else { tiles.div_ceil(tiles.div_ceil(most)) }
+    }
+
+    /// Predicted cycles of the layer.
+    fn cycles(&self) -> u64 {
+        let tile = |rows: usize, pixels: usize| match rows * pixels {
+            0 => 0.0,
+            outputs => self.form.cost(&quads(self.window, Size { rows, pixels }), outputs),
+        };
+        let (h, w, size) = (self.conv.output.h, self.width, self.size);
+        let line = |rows: usize| (w / size.pixels) as f64 * tile(rows, size.pixels) + tile(rows, w % size.pixels);
+        let pass = (h / size.rows) as f64 * line(size.rows) + line(h % size.rows);
+        let passes = if self.flat { self.form.halves() } else { self.form.passes(self.conv.input.c) };
+        (pass * (passes * self.conv.output.n) as f64).round() as u64
     }
 
     fn enter(&mut self, size: Size) {

@@ -19,7 +19,7 @@ pub fn leaf(step: &Step) -> Option<Leaf> {
     let What::Lookup { count } = step.what else { return None };
     (count < 1 << 30).then_some(())?;
     let code = emit(count).ok()?;
-    Some(Leaf { code, kernel: "lookup_u8__avx512vbmi".to_owned(), frame: 8 })
+    Some(Leaf { code, kernel: "lookup_u8__avx512vbmi".to_owned(), frame: 8, cycles: None })
 }
 
 /// Arguments: operand in rdi, table in rsi, result in rdx.

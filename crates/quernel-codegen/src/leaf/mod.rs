@@ -6,8 +6,9 @@
 //! contract yields `None` and keeps its Cranelift kernel.
 
 pub(crate) mod asm;
-mod conv;
-mod cost;
+pub(crate) mod conv;
+pub(crate) mod cost;
+mod cost_table;
 mod depthwise;
 mod depthwise_tiles;
 mod epilogue;
@@ -34,6 +35,8 @@ pub struct Leaf {
     pub kernel: String,
     /// Stack bytes of a call, return address included.
     pub frame: usize,
+    /// Cycles the cost model predicts for a call on the core it was fitted on; `None` without a model.
+    pub cycles: Option<u64>,
 }
 
 /// Alignment of leaf functions.

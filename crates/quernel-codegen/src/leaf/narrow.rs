@@ -31,6 +31,16 @@ pub enum Dot {
 }
 
 impl Dot {
+    /// Cycles of a pixel and panel of sixteen channels in a tile of `pixels`: products and their operands, then the end.
+    pub fn cycles(self, blocks: usize, pixels: usize, residual: bool) -> f64 {
+        let share = 1.0 / pixels as f64;
+        let block = match self {
+            Self::Bytes { .. } => 1.0 + 0.1 * share,
+            Self::Sums => 2.0 + 0.2 * share,
+            Self::Pairs => 2.6 + 1.6 * share,
+        };
+        blocks as f64 * block + if residual { 6.0 } else { 3.5 } + 8.0 * share
+    }
     /// Instruction set, as in a kernel's name.
     pub fn name(self) -> &'static str {
         match self {

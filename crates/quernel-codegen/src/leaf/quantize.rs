@@ -39,7 +39,7 @@ pub fn leaf(step: &Step) -> Option<Leaf> {
     let end = End::Requantize { zero: to.zero, lo: to.lo, hi: to.hi, signed: to.signed };
     let epilogue = Epilogue::new(end, Bounds { lo: 0, hi: 0, scaled: 0.0 }, 0, None);
     let code = emit(count, to.scale, &epilogue).ok()?;
-    Some(Leaf { code, kernel: "quantize_u8__avx512".to_owned(), frame: 8 })
+    Some(Leaf { code, kernel: "quantize_u8__avx512".to_owned(), frame: 8, cycles: None })
 }
 
 /// Arguments: operand in rdi, result in rsi.
