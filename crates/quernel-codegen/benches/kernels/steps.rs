@@ -1,22 +1,19 @@
-//! Times single steps other than convolutions in process: `cargo run --release -p quernel-codegen --example steps [filter]`.
+//! Steps other than convolutions.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
-use common::{Operand, Rng, step_program};
-use quernel_codegen::{Jit, Level, Options};
+use crate::common::{Operand, Rng};
 use quernel_ir::{
     Binary, PoolKind, ReduceKind, Unary, exact,
     op::WindowDim,
     program::{ByteQuant, Image, Strided, Strides, What},
 };
 
-struct Line {
-    name: &'static str,
-    what: What,
-    operands: Vec<Operand>,
-    result: usize,
-    float: bool,
+/// A step, its operands, and the bytes it makes.
+pub struct Line {
+    pub name: &'static str,
+    pub what: What,
+    pub operands: Vec<Operand>,
+    pub result: usize,
+    pub float: bool,
 }
 
 fn transpose(width: usize, rows: usize, columns: usize) -> What {
@@ -25,7 +22,8 @@ fn transpose(width: usize, rows: usize, columns: usize) -> What {
     What::Move { width, over: Strided { operands: vec![from, Strides::dense(&dims)], dims } }
 }
 
-fn lines(rng: &mut Rng) -> Vec<Line> {
+/// Steps of the sizes that networks have.
+pub fn lines(rng: &mut Rng) -> Vec<Line> {
     let q = |scale: f32, zero: i32| ByteQuant { signed: false, scale, zero, lo: 0, hi: 255 };
     let mut all = Vec::new();
     let mut add = |name, what, operands: Vec<Vec<u8>>, table: Option<Vec<u8>>, result, float| {
@@ -95,29 +93,4 @@ fn lines(rng: &mut Rng) -> Vec<Line> {
     let what = What::MatMulFloat { batch: 12, m: 197, k: 64, n: 197, a_batch: 197 * 64, b_batch: 197 * 64 };
     add("matmul 12x197x64x197", what, vec![rng.floats(12 * 197 * 64), rng.floats(12 * 197 * 64)], None, 4 * 12 * 197 * 197, true);
     all
-}
-
-fn main() {
-    let filter = std::env::args().nth(1).unwrap_or_default();
-    print!("{:<30}", "us (bytes moved per ns)");
-    Level::host().iter().for_each(|l| print!(" {:>18}", l.name()));
-    println!();
-    for line in lines(&mut Rng(3)) {
-        if !line.name.contains(&filter) {
-            continue;
-        }
-        let data = |o: &Operand| if let Operand::Data(d) = o { d.len() } else { 0 };
-        let bytes = line.result + line.operands.iter().map(data).sum::<usize>();
-        let (program, inputs) = step_program(line.what, line.operands, line.result, line.float, false);
-        let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
-        let index = program.steps.len() - 2;
-        print!("{:<30}", line.name);
-        for level in Level::host() {
-            let options = Options { level: Some(level), ..Options::default() };
-            let mut jit = Jit::new(&program, &options).expect("compiles");
-            let best = (0..30).map(|_| jit.run_timed(&inputs).expect("runs")[index]).min().unwrap_or(1);
-            print!(" {:>10.1} ({:>5.1})", best as f64 / 1e3, bytes as f64 / best as f64);
-        }
-        println!();
-    }
 }
