@@ -82,6 +82,9 @@ pub struct Compiling {
     /// Weight width: 8 to 2, `float`, or a bits.toml with widths per layer.
     #[arg(long, default_value = "8", value_name = "WIDTH|FILE")]
     pub bits: String,
+    /// What codes of few bits mean: linear, codebook, power-of-two, normal (with `--bits` 4 to 2), ternary, binary.
+    #[arg(long, value_name = "NAME")]
+    pub scheme: Option<String>,
     /// Leave biases as they are instead of letting them absorb the mean error of the weights.
     #[arg(long)]
     pub no_bias_correct: bool,

@@ -35,7 +35,8 @@ impl Pass for QuantizeWeights {
             };
             let mut node = s.g.nodes[n].clone();
             if self.given {
-                cx.remark(self.name(), s.g, n, format!("its weights are floats in the model; they are rounded to {} bits", plan.bits));
+                let bits = plan.storage.bits();
+                cx.remark(self.name(), s.g, n, format!("its weights are floats in the model; they are rounded to {bits} bits"));
             }
             let snapped = plan.snapped.as_ref();
             let rounded = round(s, n, &plan, snapped.unwrap_or(&plan.scales))?;
@@ -56,14 +57,16 @@ impl Pass for QuantizeWeights {
 /// The rounded weights of a layer, dequantized.
 fn round(s: &mut Sweep<'_>, n: Node, plan: &Plan, scales: &[f32]) -> Result<Value, Diagnostic> {
     let node = s.g.nodes[n].clone();
-    let (min, max) = match plan.levels {
-        Levels::Linear { min, max } => (min, max),
-        Levels::Table(_) => return Err(Diagnostic::bug("a table of levels for a linear width")),
-    };
-    let storage = Storage::new(plan.bits, true).ok_or_else(|| Diagnostic::bug("a width outside 1 to 16 bits"))?;
     let dims = s.g.ty(node.args[1]).dims.clone();
     let codes = quantize_rows(&plan.weights, dims[0], scales, &plan.levels);
-    let quant = Quant::new(storage, min, max, Scheme::PerAxis { axis: 0, scales: scales.into() }).map_err(Diagnostic::bug)?;
+    let quant = match &plan.levels {
+        Levels::Linear { min, max } => Quant::new(plan.storage, *min, *max, Scheme::PerAxis { axis: 0, scales: scales.into() }),
+        Levels::Table(table) => {
+            let (min, max) = plan.storage.range();
+            Quant::new(plan.storage, min, max, Scheme::Table { axis: 0, scales: scales.into(), table: table.as_slice().into() })
+        }
+    };
+    let quant = quant.map_err(Diagnostic::bug)?;
     let name = s.g.values[node.args[1]].name.clone();
     let tensor = Tensor::from_ints(TensorTy::new(dims, quant), codes.into_iter().map(i64::from));
     let q = s.constant(&name, tensor);
@@ -71,7 +74,7 @@ fn round(s: &mut Sweep<'_>, n: Node, plan: &Plan, scales: &[f32]) -> Result<Valu
 }
 
 struct Plan {
-    bits: u8,
+    storage: Storage,
     levels: Levels,
     weights: Vec<f32>,
     scales: Vec<f32>,
@@ -83,10 +86,8 @@ struct Plan {
 fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
     let node = &s.g.nodes[n];
     let (_, residual) = node.op.epilogue()?;
-    let bits = match cx.widths.get(&n).copied().unwrap_or(Width::Int(8)) {
-        Width::Int(bits) => bits,
-        Width::Float => return None,
-    };
+    let width = cx.widths.get(&n).copied().unwrap_or(Width::Int(8));
+    let storage = Storage::new(width.bits()?, matches!(width, Width::Int(_)))?;
     let sx = tensor_scale(s.g, node.args[0])?;
     let weights = s.floats(node.args[1])?;
     let rows = s.g.ty(node.args[1]).dims[0];
@@ -94,7 +95,10 @@ fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
     if !weights.iter().chain(&bias).all(|x| x.is_finite()) {
         return None;
     }
-    let levels = Levels::signed(bits);
+    let levels = match width {
+        Width::Code(scheme, bits) => scheme.levels(bits, &weights, rows),
+        _ => Levels::signed(storage.bits()),
+    };
     let mut scales = mse_scales(&weights, rows, &levels);
     for (scale, bias) in scales.iter_mut().zip(&bias) {
         let least = f64::from(bias.abs()) / (f64::from(sx) * MAX_BIAS);
@@ -111,7 +115,7 @@ fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
     } else {
         Some(scales.clone())
     };
-    Some(Plan { bits, levels, weights, scales, snapped })
+    Some(Plan { storage, levels, weights, scales, snapped })
 }
 
 /// The layer without its end, then the sum, then the activation: what stood there before fusion, in floats.

@@ -9,7 +9,7 @@ mod support;
 use quernel_interp::{run_graph, run_program};
 use quernel_ir::{Binary, Elem, Graph, Op, ReduceKind, Stage, Tensor, Unary, Value, text, verify};
 use quernel_passes::{Cx, Pipeline, QuantizeOptions, by_name, fold_pipeline, quantize_pipeline};
-use quernel_quant::{Bits, Calibrator, Width, metrics::Noise};
+use quernel_quant::{Bits, Calibrator, TableScheme, Width, metrics::Noise};
 use quernel_test::{Promise, check_integers, check_outputs, inputs, ranges};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use support::Net;
@@ -152,7 +152,21 @@ fn imported(seed: u64) -> Graph {
 }
 
 fn options(seed: u64, folded: &Graph) -> QuantizeOptions {
-    let width = [Width::Int(8), Width::Int(8), Width::Int(4), Width::Int(2), Width::Int(6), Width::Float][(seed % 6) as usize];
+    let code = |scheme| Width::Code(scheme, 3);
+    let widths = [
+        Width::Int(8),
+        Width::Int(8),
+        Width::Int(4),
+        Width::Int(2),
+        Width::Int(6),
+        Width::Float,
+        code(TableScheme::Codebook),
+        Width::Code(TableScheme::Ternary, 2),
+        code(TableScheme::PowerOfTwo),
+        Width::Code(TableScheme::Binary, 1),
+        code(TableScheme::Normal),
+    ];
+    let width = widths[(seed % 11) as usize];
     QuantizeOptions {
         ranges: Some(ranges(folded)),
         calibrator: if seed.is_multiple_of(2) { Calibrator::Mse } else { Calibrator::MinMax },

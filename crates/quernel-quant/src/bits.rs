@@ -1,5 +1,6 @@
-//! Bit widths of weights: one for all layers, or a file the user edits.
+//! Bit widths of weights, and what their codes mean: one for all layers, or a file the user edits.
 
+use crate::tables::TableScheme;
 use quernel_ir::{Code, Diagnostic};
 use serde::{Deserialize, Deserializer, de};
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -11,6 +12,38 @@ pub enum Width {
     Float,
     /// Signed integers of 2 to 8 bits.
     Int(u8),
+    /// Codes of 1 to 4 bits into a table.
+    Code(TableScheme, u8),
+}
+
+impl Width {
+    /// The width under a scheme: `linear`, or the name of a [`TableScheme`].
+    ///
+    /// # Errors
+    /// No such scheme, or it has no table of that width.
+    pub fn with_scheme(self, scheme: &str) -> Result<Self, String> {
+        if scheme == "linear" {
+            return match self {
+                Self::Code(_, bits) if bits < 2 => Err("integers have 2 to 8 bits".into()),
+                Self::Code(_, bits) => Ok(Self::Int(bits)),
+                other => Ok(other),
+            };
+        }
+        let table: TableScheme = scheme.parse()?;
+        let wanted = match self {
+            Self::Float => return Err(format!("a float layer has no scheme {scheme}")),
+            Self::Int(bits) | Self::Code(_, bits) => bits,
+        };
+        let most = || format!("no {scheme} table of {wanted} bits: 4, 3 or 2");
+        Ok(Self::Code(table, table.bits(wanted).ok_or_else(most)?))
+    }
+    /// Bits of a code; `None` for floats.
+    pub fn bits(self) -> Option<u8> {
+        match self {
+            Self::Float => None,
+            Self::Int(bits) | Self::Code(_, bits) => Some(bits),
+        }
+    }
 }
 
 impl FromStr for Width {
@@ -20,7 +53,10 @@ impl FromStr for Width {
             "float" => Ok(Self::Float),
             _ => match s.parse() {
                 Ok(bits @ 2..=8) => Ok(Self::Int(bits)),
-                _ => Err(format!("{s:?} is not a width: 2 to 8, or float")),
+                _ => match s.parse() {
+                    Ok(table @ (TableScheme::Ternary | TableScheme::Binary)) => Self::Int(8).with_scheme(table.name()),
+                    _ => Err(format!("{s:?} is not a width: 2 to 8, float, ternary or binary")),
+                },
             },
         }
     }
@@ -31,6 +67,8 @@ impl fmt::Display for Width {
         match self {
             Self::Float => f.write_str("float"),
             Self::Int(bits) => write!(f, "{bits}"),
+            Self::Code(table @ (TableScheme::Ternary | TableScheme::Binary), _) => write!(f, "{table}"),
+            Self::Code(table, bits) => write!(f, "{bits} {table}"),
         }
     }
 }
@@ -38,10 +76,22 @@ impl fmt::Display for Width {
 impl<'de> Deserialize<'de> for Width {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Visitor;
-        impl de::Visitor<'_> for Visitor {
+        impl<'de> de::Visitor<'de> for Visitor {
             type Value = Width;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a width: 2 to 8, or \"float\"")
+                f.write_str("a width: 2 to 8, \"float\", \"ternary\", \"binary\", or { bits = .., scheme = \"..\" }")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Width, A::Error> {
+                let (mut bits, mut scheme) = (None, None);
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "bits" => bits = Some(map.next_value::<Width>()?),
+                        "scheme" => scheme = Some(map.next_value::<String>()?),
+                        _ => return Err(de::Error::unknown_field(&key, &["bits", "scheme"])),
+                    }
+                }
+                let scheme = scheme.unwrap_or_else(|| "linear".into());
+                bits.unwrap_or(Width::Int(8)).with_scheme(&scheme).map_err(de::Error::custom)
             }
             fn visit_i64<E: de::Error>(self, v: i64) -> Result<Width, E> {
                 v.to_string().parse().map_err(E::custom)
@@ -77,6 +127,7 @@ impl Default for Bits {
 struct File {
     #[serde(default = "eight")]
     default: Width,
+    scheme: Option<String>,
     #[serde(default)]
     layers: BTreeMap<String, Width>,
 }
@@ -89,6 +140,15 @@ impl Bits {
     /// One width for all layers.
     pub fn uniform(width: Width) -> Self {
         Self { default: width, layers: BTreeMap::new() }
+    }
+
+    /// The same widths under another scheme: the one all layers have that are not listed.
+    ///
+    /// # Errors
+    /// No such scheme, or it has no table of the default width.
+    pub fn with_scheme(mut self, scheme: &str) -> Result<Self, String> {
+        self.default = self.default.with_scheme(scheme)?;
+        Ok(self)
     }
 
     /// The width of a layer.
@@ -106,7 +166,11 @@ impl Bits {
                 None => d,
             }
         })?;
-        Ok(Self { default: file.default, layers: file.layers })
+        let default = match file.scheme {
+            Some(scheme) => file.default.with_scheme(&scheme).map_err(|e| Diagnostic::new(Code::BadBits, e).at("scheme"))?,
+            None => file.default,
+        };
+        Ok(Self { default, layers: file.layers })
     }
 
     /// Writes a bits.toml.
@@ -114,6 +178,7 @@ impl Bits {
         let shown = |w: &Width| match w {
             Width::Float => "\"float\"".to_owned(),
             Width::Int(bits) => bits.to_string(),
+            Width::Code(table, bits) => format!("{{ bits = {}, scheme = \"{table}\" }}", (*bits).max(2)),
         };
         let mut text = format!("default = {}\n\n[layers]\n", shown(&self.default));
         for (layer, width) in &self.layers {
@@ -132,6 +197,22 @@ mod tests {
         let bits = Bits::from_toml("default = 8\n[layers]\n\"/stem/Conv\" = \"float\"\n\"a\\\"b\" = 4\n").expect("valid");
         assert_eq!((bits.width("/stem/Conv"), bits.width("a\"b"), bits.width("other")), (Width::Float, Width::Int(4), Width::Int(8)));
         assert_eq!(Bits::from_toml(&bits.to_toml()).expect("own output"), bits);
+    }
+
+    #[test]
+    fn a_layer_may_name_a_scheme() {
+        let text = "default = 4\nscheme = \"codebook\"\n[layers]\na = \"ternary\"\nb = { bits = 3, scheme = \"normal\" }\nc = { scheme = \"binary\" }\nd = 4\n";
+        let bits = Bits::from_toml(text).expect("valid");
+        let code = |table, bits| Width::Code(table, bits);
+        assert_eq!(bits.default, code(TableScheme::Codebook, 4));
+        let widths = ["a", "b", "c", "d"].map(|layer| bits.width(layer));
+        let want = [code(TableScheme::Ternary, 2), code(TableScheme::Normal, 3), code(TableScheme::Binary, 1), Width::Int(4)];
+        assert_eq!(widths, want);
+        assert_eq!(Bits::from_toml(&bits.to_toml()).expect("own output"), bits);
+        assert_eq!(Bits::uniform(Width::Int(4)).with_scheme("power-of-two").expect("4 bits").default, code(TableScheme::PowerOfTwo, 4));
+        for bad in ["scheme = \"codebook\"", "scheme = \"cubic\"", "[layers]\na = { scheme = \"normal\" }", "[layers]\na = { bit = 4 }"] {
+            assert_eq!(Bits::from_toml(bad).expect_err(bad).code, Code::BadBits);
+        }
     }
 
     #[test]

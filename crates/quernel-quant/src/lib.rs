@@ -4,7 +4,8 @@
 //! * [`Observed`] gathers histograms while a float network runs; [`Ranges`] is the finished, mergeable file.
 //! * [`weights`]: per-channel scales that minimise the squared error.
 //! * [`Moments`]: what values look like.
-//! * [`Bits`]: widths per layer, a file as well.
+//! * [`tables`]: what codes of few bits can mean beside integers.
+//! * [`Bits`]: widths and schemes per layer, a file as well.
 //!
 //! Sums are exact or in a fixed order, functions come from `libm`: **the same ranges give the same artifact on every
 //! host**.
@@ -17,6 +18,7 @@ mod images;
 pub mod metrics;
 mod ranges;
 mod samples;
+pub mod tables;
 pub mod weights;
 
 pub use bits::{Bits, Width};
@@ -25,3 +27,4 @@ pub use histogram::Histogram;
 pub use images::{Fit, ImageOptions};
 pub use ranges::{Calibrator, Observe, Observed, Ranges, Record, affine, calibrate_with};
 pub use samples::{Bound, Layout, SampleOptions, Samples, Transform, expected_outputs, to_npz};
+pub use tables::TableScheme;

@@ -39,7 +39,7 @@ pub use energy::{Counters, Energy};
 pub use evaluate::{Evaluation, check_against_interpreter, encode, encode_for, evaluate, outputs};
 pub use failure::{Failure, diagnostic_json};
 pub use model::{Model, ModelOptions, read_text, symbol_name};
-pub use options::{parse_bits, parse_calibration};
+pub use options::{parse_bits, parse_bits_and_scheme, parse_calibration};
 pub use pareto::{Point, pareto};
 pub use report::{LayerReport, Report, to_json};
 

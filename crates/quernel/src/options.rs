@@ -22,6 +22,19 @@ pub fn parse_bits(text: &str) -> Result<Bits, Failure> {
     Bits::from_toml(&read_text(path)?).map_err(|d| d.in_file(text).into())
 }
 
+/// The same with a scheme for the layers that the file does not list.
+pub fn parse_bits_and_scheme(text: &str, scheme: Option<&str>) -> Result<Bits, Failure> {
+    let bits = parse_bits(text)?;
+    match scheme {
+        None => Ok(bits),
+        Some(scheme) => bits.with_scheme(scheme).map_err(|e| {
+            Diagnostic::new(Code::BadOption, e)
+                .help("`--bits 4 --scheme codebook`, for example; `ternary` and `binary` need no width")
+                .into()
+        }),
+    }
+}
+
 /// Where ranges come from: sample files, ranges files, `batch-norm` or `random`; several are added up.
 pub fn parse_calibration(sources: &[PathBuf], options: &SampleOptions) -> Calibration {
     let one = |path: &PathBuf| match Calibration::samples(path) {

@@ -56,7 +56,7 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
             ActivationsArg::Dynamic => Activations::DynamicRows,
             ActivationsArg::DynamicTensor => Activations::DynamicTensors,
         },
-        bits: quernel::parse_bits(&a.bits)?,
+        bits: quernel::parse_bits_and_scheme(&a.bits, a.scheme.as_deref())?,
         bias_correct: !a.no_bias_correct,
         integer_io: a.io == IoArg::Int8,
         ..Compiler::default()
