@@ -29,6 +29,10 @@ pub trait Body {
     fn residual(&self) -> bool;
     /// Bytes of an output element.
     fn width(&self) -> usize;
+    /// Whether the function has scales (and factors), and operands are bytes; or floats without them.
+    fn scaled(&self) -> bool {
+        true
+    }
     /// Most pixels of a tile of so many panels.
     fn most_pixels(&self, panels: usize) -> usize;
     /// Loads what stays in registers; `lanes` is the number of channels of the last panel.
@@ -67,6 +71,18 @@ pub struct Nest {
 }
 
 impl Nest {
+    /// Panels of the layer.
+    pub fn panels(&self) -> usize {
+        self.panels
+    }
+    /// Pixels of a run that tiles do not cross.
+    pub fn row_pixels(&self) -> usize {
+        self.pixels
+    }
+    /// Whether the layer has one pixel only.
+    pub fn one_pixel(&self) -> bool {
+        self.images * self.rows * self.pixels == 1
+    }
     /// Bytes of the weights of one panel.
     pub fn panel_bytes(&self) -> usize {
         self.segments * self.blocks * 64
@@ -86,7 +102,7 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
 /// The same with so many panels side by side, the model's choice when absent; also what decided.
 pub fn with_width(program: &Program, step: &Step, width: Option<usize>) -> Option<(Leaf, Shape, usize)> {
     let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
-    let nest = nest(conv, matches!(end, quernel_ir::program::End::Float { .. }))?;
+    let nest = nest(conv, 4, [1, 1, if matches!(end, quernel_ir::program::End::Float { .. }) { 4 } else { 1 }])?;
     let bounds = proof::bounds(program, step, conv, *residual_signed)?;
     let epilogue = Epilogue::new(*end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
     let shape = Shape {
@@ -103,13 +119,13 @@ pub fn with_width(program: &Program, step: &Step, width: Option<usize>) -> Optio
     let code = Asm::new().and_then(|f| emit(f, &nest, &epilogue, width)).ok()?;
     let kernel = format!("conv_u8s8_{pixels}x{}__avx512vnni", width * PANEL);
     let cycles = Some(cost::cycles(shape, width).round() as u64);
-    Some((Leaf { code, kernel, frame: (FRAME + SAVED) as usize, cycles }, shape, width))
+    Some((Leaf { code, kernel, frame: frame(), cycles }, shape, width))
 }
 
 /// The same in 256-bit vectors.
 pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
     let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
-    let nest = nest(conv, matches!(end, quernel_ir::program::End::Float { .. }))?;
+    let nest = nest(conv, 4, [1, 1, if matches!(end, quernel_ir::program::End::Float { .. }) { 4 } else { 1 }])?;
     let bounds = proof::bounds(program, step, conv, *residual_signed)?;
     let body = Narrow::new(dot, *end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
     let single = nest.images * nest.rows * nest.pixels == 1;
@@ -121,12 +137,16 @@ pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
     let blocks = nest.segments * nest.blocks;
     let results = (nest.images * nest.rows * nest.pixels * nest.panels) as f64;
     let cycles = Some((results * dot.cycles(blocks, pixels, body.residual())).round() as u64);
-    Some(Leaf { code, kernel, frame: (FRAME + SAVED) as usize, cycles })
+    Some(Leaf { code, kernel, frame: frame(), cycles })
 }
 
-fn nest(conv: &Conv, float: bool) -> Option<Nest> {
+/// The geometry of a layer over panels of `depth` taps, its operand, residual and result of so many bytes per element.
+pub fn nest(conv: &Conv, depth: usize, [wide_x, wide_r, scale]: [usize; 3]) -> Option<Nest> {
     let dims = conv.weight_dims();
-    let WeightLayout::Panels { contiguous, depth: 4 } = conv.layout else { return None };
+    let WeightLayout::Panels { contiguous, depth: packed } = conv.layout else { return None };
+    if packed != depth {
+        return None;
+    }
     let (x, y) = (conv.input, conv.output);
     let [wy, wx] = conv.window;
     if dims.groups != 1 || conv.padded() {
@@ -138,19 +158,18 @@ fn nest(conv: &Conv, float: bool) -> Option<Nest> {
         return None;
     }
     let r = conv.residual.unwrap_or(y);
-    let scale = if float { 4 } else { 1 };
     let (len, segments) = WeightLayout::segments(contiguous, dims);
     let mut n = Nest {
         images: y.n,
         rows: y.h,
         pixels: y.w,
-        start: [x.start, r.start, y.start * scale],
-        image: [x.batch, r.batch, y.batch * scale],
-        row: [x.row * wy.stride, r.row, y.row * scale],
-        pixel: [x.pixel * wx.stride, r.pixel, y.pixel * scale],
+        start: [x.start * wide_x, r.start * wide_r, y.start * scale],
+        image: [x.batch * wide_x, r.batch * wide_r, y.batch * scale],
+        row: [x.row * wy.stride * wide_x, r.row * wide_r, y.row * scale],
+        pixel: [x.pixel * wx.stride * wide_x, r.pixel * wide_r, y.pixel * scale],
         segments,
-        segment: x.row * wy.dilation,
-        blocks: len.div_ceil(4),
+        segment: x.row * wy.dilation * wide_x,
+        blocks: len.div_ceil(depth),
         panels: y.c.div_ceil(PANEL),
         lanes: (y.c - 1) % PANEL + 1,
     };
@@ -161,7 +180,7 @@ fn nest(conv: &Conv, float: bool) -> Option<Nest> {
         (n.images, n.rows) = (1, 1);
     }
     // Offsets are 32-bit displacements and immediates.
-    let far = [x.extent(), r.extent(), y.extent() * scale, n.panels * n.segments * n.blocks * 64];
+    let far = [x.extent() * wide_x, r.extent() * wide_r, y.extent() * scale, n.panels * n.segments * n.blocks * 64];
     far.iter().all(|b| *b < 1 << 30).then_some(n)
 }
 
@@ -179,13 +198,26 @@ const FRAME: i32 = 72;
 /// Registers saved on entry, in bytes, and the return address.
 const SAVED: i32 = 6 * 8 + 8;
 
-fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>> {
+/// Stack bytes of a call.
+pub fn frame() -> usize {
+    (FRAME + SAVED) as usize
+}
+
+/// The function: loops around the tiles of `e`, `width` panels side by side.
+pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>> {
     for r in [rbx, rbp, r12, r13, r14, r15] {
         f.a.push(r)?;
     }
     f.a.sub(rsp, FRAME)?;
     // Arguments: x, weights, bias, scale, (residual, factors), y. The seventh lies on the stack.
     let frame = |slot: i32| qword_ptr(rsp + slot);
+    if !e.scaled() {
+        // No scales: residual and result are one earlier each, and there are no factors.
+        if e.residual() {
+            f.a.mov(r10, r8)?;
+        }
+        f.a.mov(r8, rcx)?;
+    }
     if n.start[X] > 0 {
         f.a.add(rdi, n.start[X] as i32)?;
     }
@@ -195,7 +227,7 @@ fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>> {
             f.a.add(r8, n.start[R] as i32)?;
         }
         f.a.mov(frame(R_BASE), r8)?;
-        f.a.mov(r8, qword_ptr(rsp + (FRAME + SAVED)))?;
+        if e.scaled() { f.a.mov(r8, qword_ptr(rsp + (FRAME + SAVED)))? } else { f.a.mov(r8, r10)? }
     }
     if n.start[Y] > 0 {
         f.a.add(r8, n.start[Y] as i32)?;
@@ -226,7 +258,7 @@ fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>> {
             f.a.add(frame(Y_BASE), channels * e.width() as i32)?;
             if e.residual() {
                 f.a.add(r9, 2 * channels)?;
-                f.a.add(frame(R_BASE), channels)?;
+                f.a.add(frame(R_BASE), channels * if e.scaled() { 1 } else { 4 })?;
             }
         }
         if full > 1 {

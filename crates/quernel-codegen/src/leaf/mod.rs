@@ -12,6 +12,7 @@ mod cost_table;
 mod depthwise;
 mod depthwise_tiles;
 mod epilogue;
+mod float;
 mod lookup;
 mod narrow;
 mod paired;
@@ -50,6 +51,9 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     if let What::Quantize { .. } = step.what {
         return quantize::leaf(step);
     }
+    if let Some(leaf) = floats(step, true) {
+        return Some(leaf);
+    }
     if !slack(step) {
         return None;
     }
@@ -66,6 +70,9 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
 
 /// The AVX2 leaf of a step, if a family covers it.
 pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
+    if let Some(leaf) = floats(step, false) {
+        return Some(leaf);
+    }
     if depthwise(step) {
         let form = |dot| depthwise_tiles::leaf(program, step, Form::Narrow(dot));
         return form(narrow::Dot::Sums).or_else(|| form(narrow::Dot::Pairs));
@@ -76,8 +83,20 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
 
 /// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512.
 pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
+    if let Some(leaf) = floats(step, false) {
+        return Some(leaf);
+    }
     let dot = narrow::Dot::Bytes { vex };
     if depthwise(step) { depthwise_tiles::leaf(program, step, Form::Narrow(dot)) } else { narrow_leaf(program, step, dot) }
+}
+
+/// The leaf of a float layer or product; they read nothing behind their operands.
+fn floats(step: &Step, wide: bool) -> Option<Leaf> {
+    match step.what {
+        What::ConvFloat { .. } => float::conv(step, wide),
+        What::MatMulFloat { .. } => float::matmul(step, wide),
+        _ => None,
+    }
 }
 
 /// Whether a step is a depthwise layer that leaves may compute.
