@@ -5,6 +5,7 @@
 
 mod bless;
 mod check;
+mod conformance;
 mod docs;
 mod figures;
 mod proto;
@@ -22,6 +23,11 @@ const COMMANDS: &[(&str, &str, Run)] = &[
     ("check", "everything a change must pass; stops at the first failure", check::run),
     ("bless [FILTER]", "rewrites snapshots that differ and lists what changed", bless::run),
     ("costs CPU", "fits the cost model of the AVX-512 layers to this machine and writes its table", costs),
+    (
+        "conformance [--check] [--filter X]",
+        "runs ONNX's backend test suite and writes its results; --check fails where a case that passed does not",
+        conformance::run,
+    ),
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
     ("figures", "measures what the README claims and writes its tables", figures::run),
     ("layers [--count N] [--seed S]", "compares random layers with the interpreter, between inaccessible pages", layers),

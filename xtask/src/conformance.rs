@@ -1,0 +1,180 @@
+//! `cargo xtask conformance`: ONNX's own backend test suite against compiled code.
+//!
+//! The suite comes from PyPI into `target/conformance`; nothing of it is in the repository but the names of the cases
+//! that pass. A run that covers everything rewrites `docs/conformance.json`.
+
+use serde_json::{Map, Value, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// The packages the suite comes from.
+const PACKAGES: [&str; 2] = ["onnx==1.23.2", "numpy==2.4.6"];
+/// Results, for `docs/supported-ops.md` and for `--check`.
+const RESULTS: &str = "docs/conformance.json";
+
+struct Outcome {
+    suite: String,
+    name: String,
+    op: String,
+    /// The form of the model that passed, and how it was compiled.
+    passed: Option<(String, String)>,
+    why: String,
+}
+
+pub fn run(arguments: &[String]) -> Result<(), String> {
+    let check = arguments.iter().any(|a| a == "--check");
+    let filter = match arguments.iter().position(|a| a == "--filter") {
+        Some(i) => Some(arguments.get(i + 1).ok_or("--filter needs a text")?.clone()),
+        None => None,
+    };
+    let home = crate::root().join("target/conformance");
+    if let Err(why) = dump(&home) {
+        // Without the package index there is no suite; that is no fault of the change under test.
+        return if check { Ok(eprintln!("SKIPPED: {why}")) } else { Err(why) };
+    }
+    let mut build = crate::command("cargo");
+    build.args(["build", "-q", "--release", "-p", "quernel-tests", "--bin", "conformance"]);
+    crate::succeed(build, "cargo build --bin conformance")?;
+    let outcomes = judge(&home, filter.as_deref())?;
+    let passed: Vec<&Outcome> = outcomes.iter().filter(|o| o.passed.is_some()).collect();
+    if let Some(filter) = filter {
+        for o in &outcomes {
+            match &o.passed {
+                Some((form, how)) => println!("pass {} ({form}, {how})", o.name),
+                None => println!("FAIL {}: {}", o.name, o.why),
+            }
+        }
+        println!("{} of {} cases with {filter:?} pass", passed.len(), outcomes.len());
+        return Ok(());
+    }
+    let path = crate::root().join(RESULTS);
+    if check {
+        let old: Value = fs::read_to_string(&path).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+        let names: Vec<String> = passed.iter().map(|o| format!("{}/{}", o.suite, o.name)).collect();
+        let listed = old["passed"].as_array().cloned().unwrap_or_default();
+        let lost: Vec<&str> = listed.iter().filter_map(Value::as_str).filter(|n| !names.iter().any(|m| m == n)).collect();
+        if !lost.is_empty() {
+            return Err(format!("{} cases passed before and do not now: {}", lost.len(), lost.join(", ")));
+        }
+        println!("{} of {} cases pass, none that passed before fails", passed.len(), outcomes.len());
+        return Ok(());
+    }
+    fs::write(&path, report(&outcomes)).map_err(|e| format!("{RESULTS}: {e}"))?;
+    let all: String = outcomes.iter().map(|o| match &o.passed {
+        Some((form, how)) => format!("pass\t{}\t{}\t{}\t{form}\t{how}\n", o.suite, o.op, o.name),
+        None => format!("FAIL\t{}\t{}\t{}\t{}\n", o.suite, o.op, o.name, o.why),
+    }).collect();
+    fs::write(home.join("results.tsv"), all).map_err(|e| e.to_string())?;
+    let node = |o: &&&Outcome| o.suite == "node";
+    println!(
+        "node: {} of {} pass; all suites: {} of {}; each case in target/conformance/results.tsv",
+        passed.iter().filter(node).count(),
+        outcomes.iter().filter(|o| o.suite == "node").count(),
+        passed.len(),
+        outcomes.len()
+    );
+    Ok(())
+}
+
+/// Installs the packages and writes the cases, once per version.
+fn dump(home: &Path) -> Result<(), String> {
+    let script = crate::root().join("xtask/src/conformance.py");
+    let source = fs::read_to_string(&script).map_err(|e| e.to_string())?;
+    let (venv, cases, stamp) = (home.join("venv"), home.join("cases"), home.join("stamp"));
+    let wanted = format!("{}\n{source}", PACKAGES.join(" "));
+    if fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
+        return Ok(());
+    }
+    fs::create_dir_all(home).map_err(|e| e.to_string())?;
+    let step = |program: &Path, arguments: &[&str]| -> Result<(), String> {
+        let mut command = Command::new(program);
+        command.args(arguments).env("PYTHONWARNINGS", "ignore").stdout(Stdio::null());
+        crate::succeed(command, &format!("{} {}", program.display(), arguments.join(" ")))
+    };
+    step(Path::new("python3"), &["-m", "venv", &venv.to_string_lossy()])?;
+    let python = venv.join("bin/python");
+    step(&python, &[&["-m", "pip", "install", "-q", "--retries", "1", "--timeout", "20"][..], &PACKAGES[..]].concat())?;
+    if cases.exists() {
+        fs::remove_dir_all(&cases).map_err(|e| e.to_string())?;
+    }
+    step(&python, &[&script.to_string_lossy(), &cases.to_string_lossy()])?;
+    fs::write(stamp, wanted).map_err(|e| e.to_string())
+}
+
+/// Runs the cases in child processes; one that dies takes a single case with it.
+fn judge(home: &Path, filter: Option<&str>) -> Result<Vec<Outcome>, String> {
+    let runner = crate::root().join("target/release/conformance");
+    let cases = home.join("cases");
+    let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
+    let mut first = 0;
+    loop {
+        let mut command = Command::new(&runner);
+        command.arg(&cases).arg(first.to_string()).arg(usize::MAX.to_string()).args(filter).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|e| format!("{}: {e}", runner.display()))?;
+        let mut open: Option<usize> = None;
+        let lines = child.stdout.take().map(BufReader::new).ok_or("no output of the runner")?;
+        for line in lines.lines() {
+            let line = line.map_err(|e| e.to_string())?;
+            let words: Vec<&str> = line.split('\t').collect();
+            let number = words.get(1).and_then(|w| w.parse::<usize>().ok()).ok_or_else(|| format!("unexpected line {line:?}"))?;
+            match words[..] {
+                ["start", _, suite, name, op] => {
+                    let why = "the process died".into();
+                    outcomes.insert(number, Outcome { suite: suite.into(), name: name.into(), op: op.into(), passed: None, why });
+                    open = Some(number);
+                }
+                ["end", _, verdict, form, text] => {
+                    if let Some(o) = outcomes.get_mut(&number) {
+                        o.why = text.into();
+                        o.passed = (verdict == "pass").then(|| (form.into(), text.into()));
+                    }
+                    open = None;
+                }
+                _ => return Err(format!("unexpected line {line:?}")),
+            }
+        }
+        let status = child.wait().map_err(|e| e.to_string())?;
+        match open {
+            Some(number) => first = number + 1,
+            None if status.success() => return Ok(outcomes.into_values().collect()),
+            None => return Err(format!("the runner ended with {status}")),
+        }
+    }
+}
+
+/// Numbers per suite and operator, and the names of the cases that pass.
+fn report(outcomes: &[Outcome]) -> String {
+    let mut suites: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+    for o in outcomes {
+        suites.entry(&o.suite).or_default().push(o);
+    }
+    let mut page = Map::new();
+    for (suite, all) in suites {
+        let mut by_op: BTreeMap<&str, (usize, usize, BTreeMap<&str, usize>)> = BTreeMap::new();
+        let mut forms: BTreeMap<&str, usize> = BTreeMap::new();
+        for o in &all {
+            let row = by_op.entry(&o.op).or_default();
+            row.1 += 1;
+            if let Some((form, how)) = &o.passed {
+                row.0 += 1;
+                *row.2.entry(how).or_default() += 1;
+                *forms.entry(form).or_default() += 1;
+            }
+        }
+        let ops: Map<String, Value> = by_op
+            .into_iter()
+            .map(|(op, (passed, total, how))| (op.into(), json!({"passed": passed, "total": total, "how": how})))
+            .collect();
+        let passed = all.iter().filter(|o| o.passed.is_some()).count();
+        page.insert(suite.into(), json!({"passed": passed, "total": all.len(), "by_form": forms, "by_op": ops}));
+    }
+    let names: Vec<String> = outcomes.iter().filter(|o| o.passed.is_some()).map(|o| format!("{}/{}", o.suite, o.name)).collect();
+    page.insert("packages".into(), json!(PACKAGES));
+    page.insert("passed".into(), json!(names));
+    format!("{:#}\n", Value::Object(page))
+}
