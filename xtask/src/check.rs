@@ -7,6 +7,7 @@ const STEPS: &[&[&str]] = &[
     &["cargo", "fmt", "--all", "--check"],
     &["cargo", "clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
     &["cargo", "test", "--release", "--workspace"],
+    &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "conformance", "--check"],
     &["make", "-C", "examples", "check"],
     &["RUSTDOCFLAGS=-D warnings", "cargo", "doc", "--release", "--no-deps", "--workspace"],
 ];

@@ -16,6 +16,8 @@ use std::{
 const PACKAGES: [&str; 2] = ["onnx==1.23.2", "numpy==2.4.6"];
 /// Results, for `docs/supported-ops.md` and for `--check`.
 const RESULTS: &str = "docs/conformance.json";
+/// The same for people.
+const PAGE: &str = "docs/conformance.md";
 
 struct Outcome {
     suite: String,
@@ -65,10 +67,14 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         return Ok(());
     }
     fs::write(&path, report(&outcomes)).map_err(|e| format!("{RESULTS}: {e}"))?;
-    let all: String = outcomes.iter().map(|o| match &o.passed {
-        Some((form, how)) => format!("pass\t{}\t{}\t{}\t{form}\t{how}\n", o.suite, o.op, o.name),
-        None => format!("FAIL\t{}\t{}\t{}\t{}\n", o.suite, o.op, o.name, o.why),
-    }).collect();
+    fs::write(crate::root().join(PAGE), page(&outcomes)).map_err(|e| format!("{PAGE}: {e}"))?;
+    let all: String = outcomes
+        .iter()
+        .map(|o| match &o.passed {
+            Some((form, how)) => format!("pass\t{}\t{}\t{}\t{form}\t{how}\n", o.suite, o.op, o.name),
+            None => format!("FAIL\t{}\t{}\t{}\t{}\n", o.suite, o.op, o.name, o.why),
+        })
+        .collect();
     fs::write(home.join("results.tsv"), all).map_err(|e| e.to_string())?;
     let node = |o: &&&Outcome| o.suite == "node";
     println!(
@@ -177,4 +183,58 @@ fn report(outcomes: &[Outcome]) -> String {
     page.insert("packages".into(), json!(PACKAGES));
     page.insert("passed".into(), json!(names));
     format!("{:#}\n", Value::Object(page))
+}
+
+/// The table per operator, and what is missing, largest group first.
+fn page(outcomes: &[Outcome]) -> String {
+    let node: Vec<&Outcome> = outcomes.iter().filter(|o| o.suite == "node").collect();
+    let passed = |all: &[&Outcome]| all.iter().filter(|o| o.passed.is_some()).count();
+    let form = |name: &str| node.iter().filter(|o| o.passed.as_ref().is_some_and(|(f, _)| f == name)).count();
+    let mut text = format!(
+        "<!-- Written by `cargo xtask conformance`; do not edit. -->\n\n# ONNX's backend test suite\n\n\
+         Of {} node tests of {}, {} pass: each model is compiled in float, its code runs, must equal the interpreter bit for\n\
+         bit, and must equal the expected outputs within the tolerance of the case. A static compiler needs some operands at compile time:\n\
+         {} pass with every input left to run time, {} with integer operands as constants, {} with all operands\n\
+         but the first, and {} are evaluated at compile time altogether.\n\n| suite | passed | of |\n| --- | --- | --- |\n",
+        node.len(),
+        PACKAGES[0],
+        passed(&node),
+        form("as-is"),
+        form("integers"),
+        form("operands"),
+        form("constant"),
+    );
+    let mut suites: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+    let mut by_op: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+    for o in outcomes {
+        suites.entry(&o.suite).or_default().push(o);
+    }
+    for o in &node {
+        by_op.entry(&o.op).or_default().push(o);
+    }
+    for (suite, all) in &suites {
+        text += &format!("| {suite} | {} | {} |\n", passed(all), all.len());
+    }
+    text += "\n## Operators\n\nThe cases of an operator include those that spell it out in others (`_expanded`).\n\n\
+             | operator | passed | of | compiled as |\n| --- | --- | --- | --- |\n";
+    for (op, all) in &by_op {
+        let mut how: Vec<&str> = all.iter().filter_map(|o| o.passed.as_ref().map(|(_, how)| how.as_str())).collect();
+        how.sort_unstable();
+        how.dedup();
+        text += &format!("| {op} | {} | {} | {} |\n", passed(all), all.len(), how.join(", "));
+    }
+    text += "\n## What is missing\n\n| cases | operator | for example |\n| --- | --- | --- |\n";
+    let mut missing: Vec<(usize, &str, &Outcome)> = by_op
+        .iter()
+        .filter_map(|(op, all)| {
+            let first = all.iter().find(|o| o.passed.is_none())?;
+            Some((all.len() - passed(all), *op, *first))
+        })
+        .collect();
+    missing.sort_by_key(|(n, op, _)| (std::cmp::Reverse(*n), *op));
+    for (n, op, o) in missing {
+        let why: String = o.why.replace('|', "\\|").chars().take(160).collect();
+        text += &format!("| {n} | {op} | {}: {why} |\n", o.name);
+    }
+    text
 }
