@@ -19,6 +19,7 @@ mod paired;
 mod proof;
 mod quads;
 mod quantize;
+mod softmax;
 
 use depthwise_tiles::Form;
 use iced_x86::{Decoder, DecoderOptions, FastFormatter, Mnemonic};
@@ -50,6 +51,9 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     }
     if let What::Quantize { .. } = step.what {
         return quantize::leaf(step);
+    }
+    if let What::SoftmaxFloat { .. } = step.what {
+        return softmax::leaf(step);
     }
     if let Some(leaf) = floats(step, true) {
         return Some(leaf);
