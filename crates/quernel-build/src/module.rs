@@ -63,11 +63,14 @@ impl<'a> Tensor<'a> {
 
 fn element(port: &Port) -> (&'static str, &'static str) {
     match &port.ty.elem {
-        Elem::Scalar(Scalar::F32) => ("f32", "0.0"),
-        Elem::Scalar(Scalar::I64) => ("i64", "0"),
-        Elem::Scalar(Scalar::I32) => ("i32", "0"),
-        Elem::Scalar(Scalar::I8) => ("i8", "0"),
-        Elem::Scalar(Scalar::U8 | Scalar::Bool) => ("u8", "0"),
+        Elem::Scalar(s) => match s {
+            Scalar::F64 => ("f64", "0.0"),
+            Scalar::F32 => ("f32", "0.0"),
+            // 16-bit floats are their bits.
+            Scalar::U16 | Scalar::F16 | Scalar::BF16 => ("u16", "0"),
+            Scalar::U8 | Scalar::Bool => ("u8", "0"),
+            integer => (integer.name(), "0"),
+        },
         Elem::Quant(q) => match (q.storage().bytes(), q.storage().signed()) {
             (1, true) => ("i8", "0"),
             (1, false) => ("u8", "0"),

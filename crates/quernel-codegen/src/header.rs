@@ -82,11 +82,19 @@ fn suffix(ports: &[Port], i: usize) -> String {
 
 fn c_type(port: &Port) -> &'static str {
     match &port.ty.elem {
-        Elem::Scalar(Scalar::F32) => "float",
-        Elem::Scalar(Scalar::I64) => "long long",
-        Elem::Scalar(Scalar::I32) => "int",
-        Elem::Scalar(Scalar::I8) => "signed char",
-        Elem::Scalar(Scalar::U8 | Scalar::Bool) => "unsigned char",
+        Elem::Scalar(s) => match s {
+            Scalar::F64 => "double",
+            Scalar::F32 => "float",
+            Scalar::I64 => "long long",
+            Scalar::I32 => "int",
+            Scalar::I16 => "short",
+            Scalar::I8 => "signed char",
+            Scalar::U64 => "unsigned long long",
+            Scalar::U32 => "unsigned int",
+            // 16-bit floats are their bits.
+            Scalar::U16 | Scalar::F16 | Scalar::BF16 => "unsigned short",
+            Scalar::U8 | Scalar::Bool => "unsigned char",
+        },
         Elem::Quant(q) => match (q.storage().bytes(), q.storage().signed()) {
             (1, true) => "signed char",
             (1, false) => "unsigned char",

@@ -6,10 +6,12 @@ mod conv_float;
 mod conv_panels;
 mod conv_plain;
 mod elementwise;
+mod float_binary;
 mod float_unary;
 mod matmul;
 mod moves;
 mod panels;
+mod plain;
 mod pool;
 mod reduce;
 mod softmax;
@@ -93,14 +95,19 @@ pub fn arity(what: &What) -> (usize, usize) {
         | What::Pool { .. }
         | What::PoolFloat { .. }
         | What::UnaryFloat { .. }
+        | What::UnaryDouble { .. }
+        | What::Cast { .. }
         | What::ReduceFloat { .. }
         | What::SoftmaxFloat { .. }
         | What::Move { .. } => 1,
         What::Lookup { .. }
         | What::BinaryBytes { .. }
         | What::BinaryFloat { .. }
+        | What::BinaryPlain { .. }
+        | What::Compare { .. }
         | What::MatMulFloat { .. }
         | What::SoftmaxBytes { .. } => 2,
+        What::Select { .. } => 3,
         What::Conv { conv, .. } => 4 + if conv.residual.is_some() { 2 } else { 0 },
         What::ConvFloat { conv, .. } => 3 + usize::from(conv.residual.is_some()),
     };
@@ -127,6 +134,9 @@ pub fn emit(e: &mut Emitter, kernel: Kernel, what: &What) -> Result<(), Diagnost
             elementwise::emit(e, what)
         }
         What::UnaryFloat { .. } => float_unary::emit(e, what),
+        What::UnaryDouble { .. } | What::BinaryPlain { .. } | What::Compare { .. } | What::Select { .. } | What::Cast { .. } => {
+            plain::emit(e, what)
+        }
         What::Pool { .. } | What::PoolFloat { .. } => pool::emit(e, what),
         What::MatMulFloat { .. } => matmul::emit(e, what),
         What::ReduceFloat { .. } => reduce::emit(e, what),

@@ -26,7 +26,6 @@ use cranelift_codegen::{
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
 use quernel_ir::{
-    Binary,
     arena::Id,
     diag::{Code, Diagnostic},
     program::{ALIGN, Base, Program, READ_SLACK, Slot, What},
@@ -92,11 +91,6 @@ pub struct Network {
 fn check(p: &Program) -> Result<(), Diagnostic> {
     for (index, step) in p.steps.iter().enumerate() {
         let bad = |why: &str| Err(Diagnostic::bug(format!("step {index} ({}): {why}", step.what.name())));
-        if matches!(step.what, What::BinaryBytes { op: Binary::Pow, .. } | What::BinaryFloat { op: Binary::Pow, .. }) {
-            let d = Diagnostic::new(Code::UnsupportedForm, "no code for a power whose exponent is computed or unusual");
-            let d = d.help("constant exponents 1, 2, 3, 0.5 and -1 are products, roots and reciprocals; rewrite others in the model");
-            return Err(d.at(step.origin.names().first().cloned().unwrap_or_else(|| format!("step {index}"))));
-        }
         if (step.reads.len(), step.writes.len()) != kernels::arity(&step.what) {
             return bad("wrong number of slots");
         }

@@ -274,19 +274,3 @@ int main(void) {
         assert!(promised <= used + 256, "{level:?}: {used} bytes used, {promised} promised");
     }
 }
-
-#[test]
-fn powers_are_refused_before_any_code() {
-    let q = quernel_ir::program::ByteQuant { signed: false, scale: 0.1, zero: 0, lo: 0, hi: 255 };
-    let over = Strided { dims: vec![3], operands: vec![Strides::dense(&[3]); 3] };
-    let bytes = What::BinaryBytes { op: Binary::Pow, over: over.clone(), a: q, b: q, to: q };
-    let floats = What::BinaryFloat { op: Binary::Pow, over, lo: 0.0, hi: 1.0 };
-    for (what, width) in [(bytes, 1), (floats, 4)] {
-        let operands = vec![Operand::Data(vec![1; 3 * width]), Operand::Data(vec![2; 3 * width])];
-        let (mut program, _) = step_program(what, operands, 3 * width, width == 4, false);
-        program.steps.iter_mut().for_each(|s| s.origin = quernel_ir::Origin::new("/pow"));
-        let e = object(&program, &target("x86_64-unknown-linux-gnu", "x86-64"), &Options::default()).unwrap_err();
-        assert_eq!(e.code, Code::UnsupportedForm);
-        assert!(e.to_string().contains("/pow") && e.help.is_some(), "{e}");
-    }
-}

@@ -5,8 +5,9 @@ mod common;
 
 use common::{Operand, Rng, agree, outputs, step_program};
 use quernel_ir::{
-    Binary, PoolKind, ReduceKind, Unary, exact,
+    Binary, Comparison, PoolKind, ReduceKind, Scalar, Unary, exact,
     op::WindowDim,
+    plain::{self, Number},
     program::{ByteQuant, Image, Strided, Strides, What},
 };
 
@@ -81,26 +82,17 @@ fn lookups() {
 #[test]
 fn float_functions() {
     let rng = &mut Rng(3);
-    let functions = [
-        Unary::Relu,
-        Unary::LeakyRelu { alpha: 0.1 },
-        Unary::Clip { lo: -1.0, hi: 6.0 },
-        Unary::Clip { lo: f32::NEG_INFINITY, hi: 6.0 },
-        Unary::Sigmoid,
-        Unary::Tanh,
-        Unary::HardSigmoid { alpha: 0.2, beta: 0.5 },
-        Unary::HardSwish,
-        Unary::Swish { alpha: 1.702 },
-        Unary::Gelu,
-        Unary::GeluTanh,
-        Unary::Erf,
-        Unary::Exp,
-        Unary::Log,
-        Unary::Sqrt,
-        Unary::Reciprocal,
-        Unary::Neg,
-        Unary::Abs,
-    ];
+    let functions = Unary::ALL.into_iter().map(|f| match f {
+        Unary::LeakyRelu { .. } => Unary::LeakyRelu { alpha: 0.1 },
+        Unary::Clip { .. } => Unary::Clip { lo: -1.0, hi: 6.0 },
+        Unary::HardSigmoid { .. } => Unary::HardSigmoid { alpha: 0.2, beta: 0.5 },
+        Unary::Swish { .. } => Unary::Swish { alpha: 1.702 },
+        Unary::Elu { .. } => Unary::Elu { alpha: 1.67, beta: 0.5, gamma: 1.05 },
+        Unary::ThresholdedRelu { .. } => Unary::ThresholdedRelu { alpha: 0.5 },
+        Unary::Shrink { .. } => Unary::Shrink { lambda: 0.5, bias: 0.25 },
+        other => other,
+    });
+    let functions = functions.chain([Unary::Clip { lo: f32::NEG_INFINITY, hi: 6.0 }]);
     for op in functions {
         for count in [1, 3, 4, 7, 997] {
             let x = rng.wild(count);
@@ -143,11 +135,12 @@ fn space(rng: &mut Rng, reads: usize) -> (Strided, Vec<usize>) {
     let rank = rng.range(0, 4) as usize;
     let dims: Vec<usize> = (0..rank).map(|_| rng.pick(&[1, 2, 3, 4, 5, 8, 16, 17, 19, 33, 40])).collect();
     let dims = if dims.iter().product::<usize>() > 20_000 { dims[..rank - 1].to_vec() } else { dims };
-    let (operands, extents) = (0..=reads).map(|i| strides(rng, &dims, i < reads && reads == 2)).unzip();
+    let (operands, extents) = (0..=reads).map(|i| strides(rng, &dims, i < reads && reads >= 2)).unzip();
     (Strided { dims, operands }, extents)
 }
 
-const BINARIES: [Binary; 6] = [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Min, Binary::Max];
+const BINARIES: [Binary; 9] =
+    [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Min, Binary::Max, Binary::Pow, Binary::Remainder, Binary::Modulo];
 
 #[test]
 fn binary_functions_of_bytes() {
@@ -155,7 +148,7 @@ fn binary_functions_of_bytes() {
     for i in 0..150 {
         let (over, extents) = space(rng, 2);
         let operands = vec![Operand::Data(rng.bytes(extents[0])), Operand::Data(rng.bytes(extents[1]))];
-        let what = What::BinaryBytes { op: BINARIES[i % 6], over, a: quant(rng), b: quant(rng), to: quant(rng) };
+        let what = What::BinaryBytes { op: BINARIES[i % 9], over, a: quant(rng), b: quant(rng), to: quant(rng) };
         check(what, operands, extents[2], false, rng);
     }
 }
@@ -167,7 +160,105 @@ fn binary_functions_of_floats() {
         let (over, extents) = space(rng, 2);
         let operands = vec![Operand::Data(rng.wild(extents[0])), Operand::Data(rng.wild(extents[1]))];
         let (lo, hi) = rng.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (-1.0, 6.0), (f32::NEG_INFINITY, 2.0)]);
-        check(What::BinaryFloat { op: BINARIES[i % 6], over, lo, hi }, operands, 4 * extents[2], true, rng);
+        check(What::BinaryFloat { op: BINARIES[i % 9], over, lo, hi }, operands, 4 * extents[2], true, rng);
+    }
+}
+
+/// Numbers of a plain type: every bit pattern, small ones, and the ends of the range.
+fn numbers(rng: &mut Rng, s: Scalar, n: usize) -> Vec<u8> {
+    let width = s.bytes();
+    let mut bytes = Vec::with_capacity(n * width);
+    for _ in 0..n {
+        let wild = u64::from(rng.bits()) << 32 | u64::from(rng.bits());
+        let near = i64::from(rng.range(-9, 9));
+        let bits = match (s, rng.below(4)) {
+            (Scalar::Bool, _) => wild & 1,
+            (_, 0) => wild,
+            (_, 1) => Number::Int(near.into()).bits(s),
+            (_, 2) if s.is_float() => Number::Real(rng.range(-100_000, 100_000).into()).bits(s),
+            (_, 2) => 1u64.rotate_left(rng.below(64) as u32).wrapping_add(near as u64),
+            _ if s.is_float() => {
+                // Ends of the ranges of integers and of narrower floats, and their neighbours.
+                let end = rng.pick(&[127.5, 255.5, 32_767.5, 65_519.9, 65_520.0, 2_147_483_648.0, 1.8e19, 6e-8, 3e-8, 1e-40]);
+                Number::Real(if rng.below(2) == 0 { end } else { -end }).bits(s).wrapping_add(near as u64)
+            }
+            _ => u64::from(rng.bits()),
+        };
+        bytes.extend_from_slice(&bits.to_le_bytes()[..width]);
+    }
+    bytes
+}
+
+#[test]
+fn casts() {
+    let rng = &mut Rng(20);
+    for from in Scalar::ALL {
+        for to in Scalar::ALL.into_iter().filter(|to| *to != from) {
+            let count = 600;
+            let x = numbers(rng, from, count);
+            check(What::Cast { from, to, count }, vec![Operand::Data(x)], count * to.bytes(), false, rng);
+        }
+    }
+    // All halves, and every f32 that is a tie between two of them.
+    for from in [Scalar::F16, Scalar::BF16] {
+        let x: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for to in [Scalar::F32, Scalar::F64, Scalar::I16] {
+            check(What::Cast { from, to, count: 65_536 }, vec![Operand::Data(x.clone())], 65_536 * to.bytes(), false, rng);
+        }
+        let ties: Vec<u8> = (0..u16::MAX)
+            .flat_map(|i| {
+                let [a, b] = [i, i + 1].map(|h| Number::read(from, &h.to_le_bytes()).real());
+                ((a + b) / 2.0).to_le_bytes()
+            })
+            .collect();
+        let what = What::Cast { from: Scalar::F64, to: from, count: 65_535 };
+        check(what, vec![Operand::Data(ties.clone())], 65_535 * 2, false, rng);
+        let ties = plain::cast(Scalar::F64, Scalar::F32, &ties);
+        check(What::Cast { from: Scalar::F32, to: from, count: 65_535 }, vec![Operand::Data(ties)], 65_535 * 2, false, rng);
+    }
+}
+
+#[test]
+fn functions_of_plain_numbers() {
+    let rng = &mut Rng(21);
+    for s in Scalar::ALL.into_iter().filter(|s| !matches!(s, Scalar::F32 | Scalar::F16 | Scalar::BF16)) {
+        for op in Binary::ALL {
+            let has = match s {
+                Scalar::F64 => plain::double_has(op),
+                Scalar::Bool => matches!(op, Binary::And | Binary::Or | Binary::Xor),
+                _ => !matches!(op, Binary::ShiftLeft | Binary::ShiftRight) || !s.is_signed(),
+            };
+            for _ in 0..if has { 6 } else { 0 } {
+                let (over, extents) = space(rng, 2);
+                let operands = vec![Operand::Data(numbers(rng, s, extents[0])), Operand::Data(numbers(rng, s, extents[1]))];
+                check(What::BinaryPlain { op, scalar: s, over }, operands, s.bytes() * extents[2], false, rng);
+            }
+        }
+    }
+    for op in [Unary::Sqrt, Unary::Neg, Unary::Abs] {
+        let x = numbers(rng, Scalar::F64, 300);
+        check(What::UnaryDouble { op, count: 300 }, vec![Operand::Data(x)], 2400, false, rng);
+    }
+}
+
+#[test]
+fn relations_and_choices() {
+    let rng = &mut Rng(22);
+    for s in Scalar::ALL.into_iter().filter(|s| !matches!(s, Scalar::F16 | Scalar::BF16)) {
+        for op in Comparison::ALL {
+            for _ in 0..6 {
+                let (over, extents) = space(rng, 2);
+                let operands = vec![Operand::Data(numbers(rng, s, extents[0])), Operand::Data(numbers(rng, s, extents[1]))];
+                check(What::Compare { op, scalar: s, over }, operands, extents[2], false, rng);
+            }
+        }
+    }
+    for i in 0..60 {
+        let width = [1, 2, 4, 8][i % 4];
+        let (over, extents) = space(rng, 3);
+        let c: Vec<u8> = (0..extents[0]).map(|_| rng.pick(&[0, 0, 1, 1, 2, 128])).collect();
+        let operands = vec![Operand::Data(c), Operand::Data(rng.bytes(width * extents[1])), Operand::Data(rng.bytes(width * extents[2]))];
+        check(What::Select { width, over }, operands, width * extents[3], false, rng);
     }
 }
 

@@ -204,6 +204,27 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
             bounds(*lo, *hi)?;
             (vec![open(View::strided(4, over, 0)?), open(View::strided(4, over, 1)?)], open(View::strided(4, over, 2)?), vec![0, 1])
         }
+        What::UnaryDouble { count, .. } => (vec![open(View::dense(8, *count))], open(View::dense(8, *count)), vec![0]),
+        What::BinaryPlain { scalar, over, .. } => {
+            let view = |operand| View::strided(scalar.bytes(), over, operand).map(open);
+            (vec![view(0)?, view(1)?], view(2)?, vec![0, 1])
+        }
+        What::Compare { scalar, over, .. } => {
+            let view = |operand| View::strided(scalar.bytes(), over, operand).map(open);
+            // Elements of more than a byte lie elsewhere than their results.
+            let in_place = if scalar.bytes() == 1 { vec![0, 1] } else { vec![] };
+            (vec![view(0)?, view(1)?], open(View::strided(1, over, 2)?), in_place)
+        }
+        What::Select { width, over } => {
+            element_width(*width)?;
+            let view = |operand| View::strided(*width, over, operand).map(open);
+            let in_place = if *width == 1 { vec![0, 1, 2] } else { vec![1, 2] };
+            (vec![open(View::strided(1, over, 0)?), view(1)?, view(2)?], view(3)?, in_place)
+        }
+        What::Cast { from, to, count } => {
+            let in_place = if from.bytes() == to.bytes() { vec![0] } else { vec![] };
+            (vec![open(View::dense(from.bytes(), *count))], open(View::dense(to.bytes(), *count)), in_place)
+        }
         What::MatMulFloat { batch, m, k, n, a_batch, b_batch } => {
             product(&[*batch, *m, *k, *n])?;
             let a = View::new(4, &[*batch, *m, *k], &[*a_batch, *k, 1])?;

@@ -7,6 +7,11 @@ pub(crate) fn f32s(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
+/// Little-endian f64 numbers.
+pub(crate) fn f64s(bytes: &[u8]) -> Vec<f64> {
+    bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
+}
+
 /// Little-endian i32 numbers.
 pub(crate) fn i32s(bytes: &[u8]) -> Vec<i32> {
     bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()

@@ -1,7 +1,7 @@
 //! Functions of one or two elements, and changes of type.
 
 use crate::{data, strided};
-use quernel_ir::{Binary, Code, Diagnostic, Elem, Quant, Scalar, Tensor, TensorTy, Unary, exact, float};
+use quernel_ir::{Binary, Code, Comparison, Diagnostic, Elem, Quant, Scalar, Tensor, TensorTy, Unary, exact, float, plain};
 
 /// f32 to the quantized result type.
 pub(crate) fn quantize(x: &Tensor, result: &TensorTy) -> Result<Tensor, Diagnostic> {
@@ -58,6 +58,9 @@ pub(crate) fn unary(f: Unary, x: &Tensor, result: &TensorTy) -> Result<Tensor, D
     if x.ty.elem.is_f32() {
         return data::float_tensor(result, &data::floats(x)?.into_iter().map(|v| float::unary(f, v)).collect::<Vec<f32>>());
     }
+    if x.ty.elem == Elem::Scalar(Scalar::F64) {
+        return data::tensor(result, data::f64s(x.bytes()).into_iter().flat_map(|v| plain::double_unary(f, v).to_le_bytes()).collect());
+    }
     let (qx, qy) = (data::quant(&x.ty)?, data::quant(result)?);
     let (px, py) = (data::params(qx)?, data::params(qy)?);
     map_stored(x, qx, result, |v| exact::unary_entry(f, v, px, py, qy.min(), qy.max()))
@@ -72,22 +75,10 @@ pub(crate) fn requantize(x: &Tensor, result: &TensorTy) -> Result<Tensor, Diagno
 
 /// A function of two elements with broadcasting.
 pub(crate) fn binary(f: Binary, a: &Tensor, b: &Tensor, result: &TensorTy) -> Result<Tensor, Diagnostic> {
-    if let Elem::Scalar(s) = &result.elem
-        && *s != Scalar::F32
+    if let Elem::Scalar(s) = result.elem
+        && s != Scalar::F32
     {
-        let (x, y) = (data::integers(a)?, data::integers(b)?);
-        let mut out = Vec::with_capacity(result.count());
-        let mut undefined = false;
-        pairs(&a.ty, &b.ty, result, |i, j| {
-            let y = integer(f, x[i], y[j], *s);
-            undefined |= y.is_none();
-            out.push(y.unwrap_or(0));
-        });
-        return if undefined {
-            Err(Diagnostic::new(Code::UnsupportedForm, "integer division by zero"))
-        } else {
-            data::integer_tensor(result, out)
-        };
+        return elements(a, b, result, |x, y, out| put(out, plain::binary(f, s, x, y), s.bytes()));
     }
     let (x, y) = (numbers(a)?, numbers(b)?);
     let mut out = Vec::with_capacity(result.count());
@@ -105,70 +96,46 @@ fn pairs(a: &TensorTy, b: &TensorTy, result: &TensorTy, mut pair: impl FnMut(usi
     });
 }
 
-/// A binary function on plain integers, wrapping to the type; `None` for a division by zero.
-fn integer(f: Binary, a: i64, b: i64, s: Scalar) -> Option<i64> {
-    let y = match f {
-        Binary::Add => a.wrapping_add(b),
-        Binary::Sub => a.wrapping_sub(b),
-        Binary::Mul => a.wrapping_mul(b),
-        Binary::Div if b == 0 => return None,
-        Binary::Div => a.wrapping_div(b),
-        Binary::Min => a.min(b),
-        Binary::Max => a.max(b),
-        Binary::Pow => power(a, b)?,
-    };
-    Some(wrap(s, y))
+/// Applies `each(a, b, out)` to the bytes of elements of two plain tensors, broadcasting.
+fn elements(a: &Tensor, b: &Tensor, result: &TensorTy, each: impl Fn(&[u8], &[u8], &mut Vec<u8>)) -> Result<Tensor, Diagnostic> {
+    let width = a.ty.elem.bytes();
+    let mut out = Vec::with_capacity(result.bytes());
+    pairs(&a.ty, &b.ty, result, |i, j| each(&a.bytes()[i * width..][..width], &b.bytes()[j * width..][..width], &mut out));
+    data::tensor(result, out)
 }
 
-/// The low bits of `v` as the type reads them.
-fn wrap(s: Scalar, v: i64) -> i64 {
-    match s {
-        Scalar::I64 | Scalar::F32 => v,
-        Scalar::I32 => i64::from(v as i32),
-        Scalar::I8 => i64::from(v as i8),
-        Scalar::U8 => i64::from(v as u8),
-        Scalar::Bool => i64::from(v != 0),
-    }
+fn put(out: &mut Vec<u8>, bits: u64, width: usize) {
+    out.extend_from_slice(&bits.to_le_bytes()[..width]);
 }
 
-fn power(a: i64, b: i64) -> Option<i64> {
-    if b < 0 {
-        return match a {
-            0 => None,
-            1 => Some(1),
-            -1 => Some(if b % 2 == 0 { 1 } else { -1 }),
-            _ => Some(0),
-        };
-    }
-    let (mut y, mut base, mut e) = (1i64, a, b);
-    while e > 0 {
-        if e & 1 == 1 {
-            y = y.wrapping_mul(base);
+/// The plain type of an operand.
+fn scalar(ty: &TensorTy) -> Result<Scalar, Diagnostic> {
+    ty.elem.scalar().ok_or_else(|| Diagnostic::bug("a quantized type where a plain one is expected"))
+}
+
+/// A relation of two elements with broadcasting.
+pub(crate) fn compare(f: Comparison, a: &Tensor, b: &Tensor, result: &TensorTy) -> Result<Tensor, Diagnostic> {
+    let s = scalar(&a.ty)?;
+    elements(a, b, result, |x, y, out| out.push(plain::compare(f, s, x, y).into()))
+}
+
+/// `c ? a : b` with broadcasting.
+pub(crate) fn select(args: &[&Tensor], result: &TensorTy) -> Result<Tensor, Diagnostic> {
+    let [c, a, b] = args else { return Err(Diagnostic::bug("a selection takes three operands")) };
+    let width = result.elem.bytes();
+    let mut out = Vec::with_capacity(result.bytes());
+    let steps = [c, a, b].map(|t| strided::broadcast(&t.ty.dims, &result.dims));
+    strided::rows(&result.dims, [0; 3], [&steps[0], &steps[1], &steps[2]], |at, step, len| {
+        for k in 0..len as isize {
+            let [c_at, a_at, b_at]: [usize; 3] = std::array::from_fn(|i| (at[i] + k * step[i]) as usize);
+            let (from, at) = if c.bytes()[c_at] != 0 { (a, a_at) } else { (b, b_at) };
+            out.extend_from_slice(&from.bytes()[at * width..][..width]);
         }
-        base = base.wrapping_mul(base);
-        e >>= 1;
-    }
-    Some(y)
+    });
+    data::tensor(result, out)
 }
 
 /// Between plain scalar types.
 pub(crate) fn cast(x: &Tensor, result: &TensorTy) -> Result<Tensor, Diagnostic> {
-    let Elem::Scalar(to) = result.elem else { return Err(Diagnostic::bug("cast to a quantized type")) };
-    match (x.ty.elem.is_f32(), to) {
-        (true, Scalar::F32) => data::tensor(result, x.bytes().to_vec()),
-        (true, _) => data::integer_tensor(result, data::floats(x)?.into_iter().map(|v| truncate(to, v))),
-        (false, Scalar::F32) => data::float_tensor(result, &data::integers(x)?.into_iter().map(|v| v as f32).collect::<Vec<f32>>()),
-        (false, _) => data::integer_tensor(result, data::integers(x)?),
-    }
-}
-
-/// Towards zero, saturating, NaN to 0; bool tests for non-zero.
-pub(crate) fn truncate(to: Scalar, v: f32) -> i64 {
-    match to {
-        Scalar::I64 | Scalar::F32 => v as i64,
-        Scalar::I32 => i64::from(v as i32),
-        Scalar::I8 => i64::from(v as i8),
-        Scalar::U8 => i64::from(v as u8),
-        Scalar::Bool => i64::from(v != 0.0),
-    }
+    data::tensor(result, plain::cast(scalar(&x.ty)?, scalar(result)?, x.bytes()))
 }

@@ -78,8 +78,7 @@ pub fn run_graph_with(g: &Graph, inputs: &[Tensor], observe: &mut dyn FnMut(Valu
 
 /// The result of one operator.
 ///
-/// `Err` when the operands do not fit the operator or the result type, or have no result (an integer division by
-/// zero).
+/// `Err` when the operands do not fit the operator or the result type.
 pub fn eval_node(op: &Op, args: &[&Tensor], result: &TensorTy) -> Result<Tensor, Diagnostic> {
     let misfit = |message: String| Diagnostic::new(Code::BadIr, message);
     if let Op::Conv { window, .. } | Op::Pool { window, .. } = op {
@@ -123,6 +122,9 @@ pub fn eval_node(op: &Op, args: &[&Tensor], result: &TensorTy) -> Result<Tensor,
         Op::Dequantize => data::float_tensor(result, &elementwise::reals(args[0])?),
         Op::Requantize => elementwise::requantize(args[0], result),
         Op::Cast => elementwise::cast(args[0], result),
+        Op::Bitcast => moves::reshape(args[0], result),
+        Op::Compare(f) => elementwise::compare(*f, args[0], args[1], result),
+        Op::Select => elementwise::select(args, result),
     }
 }
 

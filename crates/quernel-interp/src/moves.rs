@@ -1,10 +1,10 @@
 //! Graph-level operators that only move elements.
 
 use crate::{
-    data, elementwise,
+    data,
     strided::{self, Side},
 };
-use quernel_ir::{Diagnostic, Elem, Tensor, TensorTy, exact};
+use quernel_ir::{Diagnostic, Elem, Scalar, Tensor, TensorTy, exact, plain};
 
 /// The same elements under other dimensions.
 pub(crate) fn reshape(x: &Tensor, result: &TensorTy) -> Result<Tensor, Diagnostic> {
@@ -63,8 +63,7 @@ pub(crate) fn pad(x: &Tensor, before: &[usize], value: f32, result: &TensorTy) -
             let (scale, zero) = data::params(q)?;
             data::encode(q.storage().bytes(), [exact::quantize(value, scale, zero, q.min(), q.max())])
         }
-        Elem::Scalar(quernel_ir::Scalar::F32) => value.to_le_bytes().to_vec(),
-        Elem::Scalar(s) => elementwise::truncate(*s, value).to_le_bytes()[..s.bytes()].to_vec(),
+        Elem::Scalar(s) => plain::cast(Scalar::F32, *s, &value.to_le_bytes()),
     };
     let mut out = pattern.repeat(result.count());
     let steps = strided::dense(&result.dims);

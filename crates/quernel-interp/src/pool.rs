@@ -1,7 +1,7 @@
 //! Sliding window pooling.
 
 use crate::{conv::three, data};
-use quernel_ir::{Diagnostic, Elem, PoolKind, Scalar, Tensor, TensorTy, Window, WindowDim, exact};
+use quernel_ir::{Diagnostic, Elem, PoolKind, Tensor, TensorTy, Window, WindowDim, exact};
 
 /// Where elements `(n, c, z, y, x)` lie.
 pub(crate) struct Layout {
@@ -131,9 +131,6 @@ pub(crate) fn pool(kind: PoolKind, window: &Window, x: &Tensor, result: &TensorT
 fn least(elem: &Elem) -> i64 {
     match elem {
         Elem::Quant(q) => i64::from(q.min()),
-        Elem::Scalar(Scalar::I64) => i64::MIN,
-        Elem::Scalar(Scalar::I32) => i64::from(i32::MIN),
-        Elem::Scalar(Scalar::I8) => i64::from(i8::MIN),
-        Elem::Scalar(_) => 0,
+        Elem::Scalar(s) => s.range().map_or(0, |(lo, _)| lo as i64),
     }
 }

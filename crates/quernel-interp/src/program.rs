@@ -9,7 +9,7 @@ use crate::{
     verify,
 };
 use quernel_ir::{
-    Code, Diagnostic, PoolKind, WindowDim, exact, float,
+    Code, Diagnostic, PoolKind, WindowDim, exact, float, plain,
     program::{Base, ByteQuant, Conv, End, Image, Program, Slot, Step, Strided, What},
 };
 
@@ -132,6 +132,36 @@ fn execute(what: &What, reads: &[&[u8]], out: &mut [u8]) {
         What::BinaryFloat { op, over, lo, hi } => {
             let (a, b) = (data::f32s(reads[0]), data::f32s(reads[1]));
             triples(over, |i, j, k| put_at(out, k, float::bound(exact::binary(*op, a[i], b[j]), *lo, *hi)));
+        }
+        What::UnaryDouble { op, count } => {
+            for (y, x) in out.as_chunks_mut::<8>().0.iter_mut().zip(data::f64s(&reads[0][..count * 8])) {
+                *y = plain::double_unary(*op, x).to_le_bytes();
+            }
+        }
+        What::BinaryPlain { op, scalar, over } => {
+            let width = scalar.bytes();
+            triples(over, |i, j, k| {
+                let y = plain::binary(*op, *scalar, &reads[0][i * width..], &reads[1][j * width..]);
+                out[k * width..][..width].copy_from_slice(&y.to_le_bytes()[..width]);
+            });
+        }
+        What::Compare { op, scalar, over } => {
+            let width = scalar.bytes();
+            triples(over, |i, j, k| out[k] = plain::compare(*op, *scalar, &reads[0][i * width..], &reads[1][j * width..]).into());
+        }
+        What::Select { width, over } => {
+            let starts: [isize; 4] = std::array::from_fn(|i| over.operands[i].start as isize);
+            let steps: [&[isize]; 4] = std::array::from_fn(|i| &over.operands[i].steps[..]);
+            strided::rows(&over.dims, starts, steps, |at, step, len| {
+                for t in 0..len as isize {
+                    let [c, a, b, y]: [usize; 4] = std::array::from_fn(|i| (at[i] + t * step[i]) as usize);
+                    let from = if reads[0][c] != 0 { &reads[1][a * width..] } else { &reads[2][b * width..] };
+                    out[y * width..][..*width].copy_from_slice(&from[..*width]);
+                }
+            });
+        }
+        What::Cast { from, to, count } => {
+            out[..count * to.bytes()].copy_from_slice(&plain::cast(*from, *to, &reads[0][..count * from.bytes()]));
         }
         What::MatMulFloat { batch, m, k, n, a_batch, b_batch } => {
             let (a, b) = (data::f32s(reads[0]), data::f32s(reads[1]));

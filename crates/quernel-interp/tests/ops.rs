@@ -5,8 +5,8 @@ mod common;
 use common::{per_tensor, u8_ty, u8s};
 use quernel_interp::eval_node;
 use quernel_ir::{
-    Act, Binary, Multiplier, Op, PoolKind, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor, TensorTy, Unary, Window, WindowDim, exact,
-    float,
+    Act, Binary, Comparison, Multiplier, Op, PoolKind, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor, TensorTy, Unary, Window,
+    WindowDim, exact, float,
 };
 
 fn run(op: Op, args: &[&Tensor], ty: TensorTy) -> Tensor {
@@ -154,15 +154,16 @@ fn quantized_binary_functions_dequantize_operate_quantize() {
 }
 
 #[test]
-fn integer_binary_functions_wrap_and_refuse_division_by_zero() {
+fn integer_binary_functions_wrap_and_never_trap() {
     let t = |v: &[i64]| Tensor::i64([v.len()], v);
     let ty = TensorTy::new([4], Scalar::I64);
     let (a, b) = (t(&[7, -7, i64::MAX, i64::MIN]), t(&[2, 2, 1, -1]));
     assert_eq!(ints(Op::Binary(Binary::Div), &[&a, &b], ty.clone()), [3, -3, i64::MAX, i64::MIN]);
     assert_eq!(ints(Op::Binary(Binary::Add), &[&a, &b], ty.clone()), [9, -5, i64::MIN, i64::MAX]);
     assert_eq!(ints(Op::Binary(Binary::Pow), &[&t(&[2, -1, 3, 2]), &t(&[10, -3, -1, 64])], ty.clone()), [1024, -1, 0, 0]);
-    assert!(eval_node(&Op::Binary(Binary::Div), &[&a, &t(&[1, 1, 0, 1])], &ty).is_err());
-    assert!(eval_node(&Op::Binary(Binary::Pow), &[&t(&[0]), &t(&[-1])], &TensorTy::new([1], Scalar::I64)).is_err());
+    assert_eq!(ints(Op::Binary(Binary::Div), &[&a, &t(&[1, 1, 0, 1])], ty.clone()), [7, -7, 0, i64::MIN]);
+    assert_eq!(ints(Op::Binary(Binary::Modulo), &[&a, &t(&[4, 4, 0, -1])], ty.clone()), [3, 1, 0, 0]);
+    assert_eq!(ints(Op::Binary(Binary::Xor), &[&a, &t(&[-1])], ty.clone()), [-8, 6, i64::MIN, i64::MAX]);
     let (a, b) = (Tensor::i32([2], &[i32::MAX, i32::MIN]), Tensor::i32([1], &[-1]));
     let ty = TensorTy::new([2], Scalar::I32);
     assert_eq!(ints(Op::Binary(Binary::Sub), &[&a, &b], ty.clone()), [i64::from(i32::MIN), i64::from(i32::MIN) + 1]);
@@ -314,4 +315,24 @@ fn casts() {
     assert_eq!(ints(Op::Cast, &[&i], TensorTy::new([3], Scalar::U8)), [255, 0, 1]);
     assert_eq!(ints(Op::Cast, &[&i], TensorTy::new([3], Scalar::Bool)), [1, 1, 1]);
     assert_eq!(floats(Op::Cast, &[&i], &[3]), [-1.0, 256.0, 16_777_216.0]);
+    let halves = eval_node(&Op::Cast, &[&x], &TensorTy::new([6], Scalar::F16)).expect("casts");
+    assert_eq!(floats(Op::Cast, &[&halves], &[6])[1..3], [0.5, 300.0]);
+    let bits = eval_node(&Op::Bitcast, &[&halves], &TensorTy::new([6], Scalar::U16)).expect("same bytes");
+    assert_eq!(bits.to_ints().expect("integers")[1..4], [0x3800, 0x5cb0, 0x7e00]);
+    assert!(eval_node(&Op::Bitcast, &[&halves], &TensorTy::new([6], Scalar::U8)).is_err());
+}
+
+#[test]
+fn relations_and_choices_broadcast() {
+    let a = Tensor::f32([2, 2], &[1.0, f32::NAN, -0.0, 2.0]);
+    let b = Tensor::f32([2], &[1.0, 2.0]);
+    let relation = |f| ints(Op::Compare(f), &[&a, &b], TensorTy::new([2, 2], Scalar::Bool));
+    assert_eq!(relation(Comparison::Equal), [1, 0, 0, 1]);
+    assert_eq!(relation(Comparison::Less), [0, 0, 1, 0]);
+    assert_eq!(relation(Comparison::LessEqual), [1, 0, 1, 1]);
+    let c = Tensor::from_ints(TensorTy::new([2, 1], Scalar::Bool), [0, 1]);
+    assert_eq!(floats(Op::Select, &[&c, &b, &Tensor::f32([], &[9.0])], &[2, 2]), [9.0, 9.0, 1.0, 2.0]);
+    let unsigned = |v: i64| Tensor::from_ints(TensorTy::new([1], Scalar::U64), [v]);
+    assert_eq!(ints(Op::Compare(Comparison::Less), &[&unsigned(1), &unsigned(-1)], TensorTy::new([1], Scalar::Bool)), [1]);
+    assert!(eval_node(&Op::Compare(Comparison::Less), &[&c, &c], &TensorTy::new([2, 1], Scalar::Bool)).is_err());
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{Rng, per_tensor, u8_ty};
 use quernel_interp::{eval_node, run_program, run_program_with, verify_program};
 use quernel_ir::{
-    Binary, Elem, Op, PoolKind, Program, Quant, ReduceKind, Tensor, TensorTy, Unary, Window, WindowDim, exact,
+    Binary, Comparison, Elem, Op, PoolKind, Program, Quant, ReduceKind, Scalar, Tensor, TensorTy, Unary, Window, WindowDim, exact,
     graph::Origin,
     program::{ALIGN, Base, ByteQuant, Conv, End, Image, Port, READ_SLACK, Slot, Step, Strided, Strides, WeightLayout, What},
 };
@@ -46,6 +46,33 @@ fn strided(dims: &[usize], steps: &[&[isize]]) -> Strided {
 }
 
 #[test]
+fn steps_on_plain_numbers() {
+    let mut rng = Rng(6);
+    let over = || strided(&[2, 3, 4], &[&[12, 4, 1], &[0, 1, 0], &[12, 4, 1]]);
+    for s in Scalar::ALL {
+        let cast = |t: &Tensor| eval_node(&Op::Cast, &[t], &t.ty.with_elem(s)).expect("casts");
+        let ten = Tensor::f32([], &[10.0]);
+        let (fa, fb) = (rng.floats(&[2, 3, 4]), rng.floats(&[3, 1]));
+        let tenfold = |t: &Tensor| eval_node(&Op::Binary(Binary::Mul), &[t, &ten], &t.ty).expect("multiplies");
+        let (a, b) = (cast(&tenfold(&fa)), cast(&tenfold(&fb)));
+        for to in Scalar::ALL.into_iter().filter(|to| *to != s) {
+            agree(Op::Cast, What::Cast { from: s, to, count: 24 }, &[&a], vec![], a.ty.with_elem(to));
+        }
+        let takes = |op: &Op, result: &TensorTy| quernel_ir::verify::elements(op, &[&a.ty, &b.ty], result).is_ok();
+        for op in Binary::ALL.into_iter().filter(|op| s != Scalar::F32 && takes(&Op::Binary(*op), &a.ty)) {
+            agree(Op::Binary(op), What::BinaryPlain { op, scalar: s, over: over() }, &[&a, &b], vec![], a.ty.clone());
+        }
+        let bools = a.ty.with_elem(Scalar::Bool);
+        for op in Comparison::ALL.into_iter().filter(|op| takes(&Op::Compare(*op), &bools)) {
+            agree(Op::Compare(op), What::Compare { op, scalar: s, over: over() }, &[&a, &b], vec![], bools.clone());
+        }
+        let c = Tensor::from_ints(TensorTy::new([4], Scalar::Bool), [1, 0, 0, 1]);
+        let over = strided(&[2, 3, 4], &[&[0, 0, 1], &[12, 4, 1], &[0, 1, 0], &[12, 4, 1]]);
+        agree(Op::Select, What::Select { width: s.bytes(), over }, &[&c, &a, &b], vec![], a.ty.clone());
+    }
+}
+
+#[test]
 fn element_wise_steps() {
     let mut rng = Rng(5);
     let (qa, qb, qy) = (per_tensor(8, true, 0.03, -7), per_tensor(8, false, 0.02, 99), per_tensor(8, false, 0.05, 13));
@@ -56,7 +83,7 @@ fn element_wise_steps() {
     agree(Op::Quantize, What::Quantize { count: 24, to: byte_quant(&qy) }, &[&fa], vec![], bytes());
     agree(Op::Dequantize, What::Dequantize { count: 24, from: byte_quant(&qa) }, &[&a], vec![], f32s());
     let over = || strided(&[2, 3, 4], &[&[12, 4, 1], &[0, 1, 0], &[12, 4, 1]]);
-    for op in Binary::ALL {
+    for op in Binary::ALL.into_iter().filter(|op| !op.bitwise()) {
         let what = What::BinaryBytes { op, over: over(), a: byte_quant(&qa), b: byte_quant(&qb), to: byte_quant(&qy) };
         agree(Op::Binary(op), what, &[&a, &b], vec![], bytes());
         let what = What::BinaryFloat { op, over: over(), lo: f32::NEG_INFINITY, hi: f32::INFINITY };
@@ -355,7 +382,8 @@ fn other_step(rng: &mut Rng, numbers: &[usize]) -> What {
     let image = Image { n: 1, h: a, w: b, c: 2, start: 0, batch: c, row: d, pixel: e };
     let window = [WindowDim { kernel: f, stride: 1, dilation: a, before: b, after: c }; 2];
     let over = Strided { dims: vec![a, b], operands: vec![Strides { start: c, steps: vec![d as isize, e as isize] }; 3] };
-    match rng.below(13) {
+    let four = Strided { operands: vec![over.operands[0].clone(); 4], ..over.clone() };
+    match rng.below(17) {
         0 => What::Quantize { count: a, to: quant },
         1 => What::Dequantize { count: a, from: quant },
         2 => What::Pool { kind: PoolKind::Max, input: image, output: Image::dense(1, 1, 3, 2), window, from: quant, to: quant },
@@ -368,6 +396,10 @@ fn other_step(rng: &mut Rng, numbers: &[usize]) -> What {
         9 => What::SoftmaxFloat { outer: a, len: b, inner: c, log: true },
         10 => What::SoftmaxBytes { outer: a, len: b, inner: c, from: quant, to: None },
         11 => What::Move { width: 1 << (a % 5), over },
+        12 => What::Select { width: 1 << (a % 5), over: four },
+        13 => What::Cast { from: Scalar::U8, to: Scalar::F16, count: a },
+        14 => What::BinaryPlain { op: Binary::Div, scalar: Scalar::I32, over },
+        15 => What::Compare { op: Comparison::Less, scalar: Scalar::I8, over },
         _ => What::Fill { width: 1, over, bits: 3 },
     }
 }

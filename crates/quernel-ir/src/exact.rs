@@ -5,7 +5,10 @@
 //! whose FINAL value is proven to fit when a program is lowered. Rust never contracts `a * b + c`, so plain
 //! expressions are the definition.
 
-use crate::op::{Binary, Multiplier, Unary};
+use crate::{
+    float::two,
+    op::{Binary, Multiplier, Unary},
+};
 
 /// Smallest multiplier of [`requantize`]: below it every result is the zero point.
 pub const MIN_MULTIPLIER: f32 = 2.328_306_4e-10; // 2^-32
@@ -130,7 +133,11 @@ pub fn binary(op: Binary, a: f32, b: f32) -> f32 {
         Binary::Div => a / b,
         Binary::Min => min_first(a, b),
         Binary::Max => max_first(a, b),
-        Binary::Pow => libm::powf(a, b),
+        Binary::Pow => two::pow(a, b),
+        Binary::Remainder => two::remainder(a, b),
+        Binary::Modulo => two::modulo(a, b),
+        // Real numbers have no bits.
+        Binary::And | Binary::Or | Binary::Xor | Binary::ShiftLeft | Binary::ShiftRight => f32::NAN,
     }
 }
 
@@ -142,6 +149,7 @@ pub fn binary_quantized(op: Binary, (a, pa): (i32, (f32, i32)), (b, pb): (i32, (
 /// The real function in f64, from the pure-Rust `libm`, so tables do not depend on the host.
 pub fn unary_f64(f: Unary, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
+    let softplus = |x: f64| x.max(0.0) + libm::log1p(libm::exp(-x.abs()));
     match f {
         Unary::Relu => x.max(0.0),
         Unary::LeakyRelu { alpha } => {
@@ -166,6 +174,51 @@ pub fn unary_f64(f: Unary, x: f64) -> f64 {
         Unary::Reciprocal => 1.0 / x,
         Unary::Neg => -x,
         Unary::Abs => x.abs(),
+        Unary::Floor => x.floor(),
+        Unary::Ceil => x.ceil(),
+        Unary::Round => x.round_ties_even(),
+        Unary::Sign => {
+            if x > 0.0 {
+                1.0
+            } else if x < 0.0 {
+                -1.0
+            } else {
+                x
+            }
+        }
+        Unary::Sin => libm::sin(x),
+        Unary::Cos => libm::cos(x),
+        Unary::Tan => libm::tan(x),
+        Unary::Asin => libm::asin(x),
+        Unary::Acos => libm::acos(x),
+        Unary::Atan => libm::atan(x),
+        Unary::Sinh => libm::sinh(x),
+        Unary::Cosh => libm::cosh(x),
+        Unary::Asinh => libm::asinh(x),
+        Unary::Acosh => libm::acosh(x),
+        Unary::Atanh => libm::atanh(x),
+        Unary::Elu { alpha, beta, gamma } => {
+            f64::from(gamma) * if x > 0.0 { x } else { f64::from(alpha) * libm::expm1(f64::from(beta) * x) }
+        }
+        Unary::Softplus => softplus(x),
+        Unary::Softsign => x / (1.0 + x.abs()),
+        Unary::Mish => x * libm::tanh(softplus(x)),
+        Unary::ThresholdedRelu { alpha } => {
+            if x > f64::from(alpha) {
+                x
+            } else {
+                0.0
+            }
+        }
+        Unary::Shrink { lambda, bias } => {
+            if x < -f64::from(lambda) {
+                x + f64::from(bias)
+            } else if x > f64::from(lambda) {
+                x - f64::from(bias)
+            } else {
+                0.0
+            }
+        }
     }
 }
 

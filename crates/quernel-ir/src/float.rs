@@ -3,10 +3,12 @@
 //! Every function is a fixed sequence of IEEE-754 binary32 `+ - * / sqrt`, comparisons with selects and bit
 //! operations on the representation: no branches, no contraction, no table, so vector code reproduces it lane by
 //! lane. The coefficients are public because the code generator emits the same Horner steps. [`unary`] is the meaning
-//! of every element-wise operator on f32. The one function outside is `pow`, which [`crate::exact::binary`] takes from
-//! `libm`: it has no vector form here.
+//! of every element-wise operator on f32. Powers and remainders ([`two`]) go through f64 and have no vector form.
 //!
 //! Error bounds are relative where not said otherwise; the tests measure them against f64 over all exponents.
+
+pub mod functions;
+pub mod two;
 
 use crate::{
     exact::{max_first, min_first},
@@ -28,18 +30,22 @@ pub const EXP_HI: f32 = 88.376_26;
 /// Polynomial of `(exp(r) - 1 - r) / r^2` on `|r| <= ln 2 / 2`, highest power first (Cephes `expf`).
 pub const EXP_POLY: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
-/// `exp(x)`; relative error at most 2^-22 where the result is normal; 0 below [`EXP_LO`], infinity above
-/// [`EXP_HI`], NaN for NaN.
-pub fn exp(x: f32) -> f32 {
+/// `exp(r) - 1` and `2^n` with `x = n ln 2 + r`; of use between [`EXP_LO`] and [`EXP_HI`].
+pub fn exp_parts(x: f32) -> (f32, f32) {
     let n = (x * LOG2_E + ROUND_MAGIC) - ROUND_MAGIC;
     let r = (x - n * LN2_HI) - n * LN2_LO;
     let mut p = EXP_POLY[0];
     for c in &EXP_POLY[1..] {
         p = p * r + c;
     }
-    let y = (p * (r * r) + r) + 1.0;
     // 2^n by exponent bits; n is in -126..=127 where the result is used.
-    let power = f32::from_bits((((n as i32).wrapping_add(127)) as u32) << 23);
+    (p * (r * r) + r, f32::from_bits((((n as i32).wrapping_add(127)) as u32) << 23))
+}
+
+/// `exp(x)`; relative error at most 2^-22 where the result is normal; 0 below [`EXP_LO`], infinity above
+/// [`EXP_HI`], NaN for NaN.
+pub fn exp(x: f32) -> f32 {
+    let (part, power) = exp_parts(x);
     if x < EXP_LO {
         0.0
     } else if x > EXP_HI {
@@ -47,7 +53,38 @@ pub fn exp(x: f32) -> f32 {
     } else if x.is_nan() {
         x
     } else {
-        y * power
+        (part + 1.0) * power
+    }
+}
+
+/// Below this an angle needs no reduction.
+pub const QUARTER: f32 = std::f32::consts::FRAC_PI_4;
+/// `2 / pi` in binary: 26 zero bits, then the digits behind the point.
+pub const TWO_OVER_PI: [u64; 5] =
+    [0x0000_0028_be60_db93, 0x9105_4a7f_09d5_f47d, 0x4d37_7036_d8a5_664f, 0x10e4_107f_9458_eaf7, 0xaef1_586d_c91b_8e90];
+/// A quadrant in units of 2^-62.
+pub const QUADRANT: f32 = (std::f64::consts::FRAC_PI_2 / 4_611_686_018_427_387_904.0) as f32;
+
+/// An angle's distance to the nearest multiple of `pi / 2`, and the number of the multiple modulo 4, of `|x|`.
+///
+/// The product of the mantissa with 96 digits of `2 / pi`, chosen by the exponent so that higher ones are multiples of 4,
+/// is exact to 2^-62 (Payne and Hanek's reduction). NaN for what is not finite.
+pub fn reduce(x: f32) -> (f32, f32) {
+    let bits = x.abs().to_bits();
+    let mantissa = u64::from(bits & 0x007f_ffff | 0x0080_0000);
+    let at = (bits >> 23).saturating_sub(126).min(128);
+    let (word, shift) = ((at >> 6) as usize, at & 63);
+    let window = |i: usize| TWO_OVER_PI[i] << shift | (TWO_OVER_PI[i + 1] >> 1) >> (63 - shift);
+    let low = window(word + 1) >> 32;
+    let product = mantissa.wrapping_mul(window(word)).wrapping_add((mantissa * low) >> 32);
+    let quadrant = product.wrapping_add(1 << 61) >> 62;
+    let rest = product.wrapping_sub(quadrant << 62) as i64;
+    if x.abs() < QUARTER {
+        (x.abs(), 0.0)
+    } else if x.abs() < f32::INFINITY {
+        (rest as f32 * QUADRANT, quadrant as f32)
+    } else {
+        (f32::NAN, 0.0)
     }
 }
 
@@ -173,6 +210,7 @@ pub fn unary(f: Unary, x: f32) -> f32 {
         Unary::Reciprocal => 1.0 / x,
         Unary::Neg => -x,
         Unary::Abs => x.abs(),
+        _ => functions::unary(&mut functions::Numbers, f, x).unwrap_or(f32::NAN),
     }
 }
 
@@ -249,6 +287,73 @@ mod tests {
         for (name, error, bound) in cases {
             assert!(error <= 2f64.powi(bound), "{name}: 2^{:.2}", error.log2());
         }
+    }
+
+    #[test]
+    fn functions_written_once_are_within_their_bounds() {
+        let elu = Unary::Elu { alpha: 1.67, beta: 1.0, gamma: 1.05 };
+        let all = f32::MAX;
+        let cases = [
+            (Unary::Sin, all, -21),
+            (Unary::Cos, all, -21),
+            (Unary::Tan, all, -20),
+            (Unary::Asin, 1.0, -21),
+            (Unary::Acos, 1.0, -21),
+            (Unary::Atan, all, -22),
+            (Unary::Sinh, 89.0, -20),
+            (Unary::Cosh, 89.0, -20),
+            (Unary::Asinh, all, -21),
+            (Unary::Acosh, all, -21),
+            (Unary::Atanh, 0.999_999, -21),
+            (elu, 1e38, -21),
+            (Unary::Softplus, 80.0, -21),
+            (Unary::Softsign, all, -22),
+            (Unary::Mish, 80.0, -20),
+            (Unary::Floor, all, -60),
+            (Unary::Ceil, all, -60),
+            (Unary::Round, all, -60),
+            (Unary::Sign, all, -60),
+        ];
+        let mut wrong = Vec::new();
+        for (f, end, bound) in cases {
+            let error = worst(end, |x| unary(f, x), |x| crate::exact::unary_f64(f, x), relative);
+            if error > 2f64.powi(bound) {
+                wrong.push(format!("{}: 2^{:.2}", f.name(), error.log2()));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    #[test]
+    fn functions_written_once_at_their_ends() {
+        let at = |f: Unary, x: f32| unary(f, x);
+        for f in [Unary::Sin, Unary::Cos, Unary::Tan] {
+            assert!(at(f, f32::INFINITY).is_nan() && at(f, f32::NAN).is_nan(), "{f:?}");
+        }
+        for f in [Unary::Asin, Unary::Acos, Unary::Atanh] {
+            assert!(at(f, 1.5).is_nan() && at(f, -1.5).is_nan() && at(f, f32::NAN).is_nan(), "{f:?}");
+        }
+        assert!(at(Unary::Acosh, 0.5).is_nan() && at(Unary::Acosh, f32::NAN).is_nan());
+        assert_eq!((at(Unary::Atanh, 1.0), at(Unary::Atanh, -1.0)), (f32::INFINITY, f32::NEG_INFINITY));
+        assert_eq!((at(Unary::Atan, f32::INFINITY), at(Unary::Acos, 1.0)), (std::f32::consts::FRAC_PI_2, 0.0));
+        assert_eq!((at(Unary::Sinh, f32::NEG_INFINITY), at(Unary::Cosh, f32::NEG_INFINITY)), (f32::NEG_INFINITY, f32::INFINITY));
+        assert_eq!((at(Unary::Acosh, f32::INFINITY), at(Unary::Asinh, f32::NEG_INFINITY)), (f32::INFINITY, f32::NEG_INFINITY));
+        assert_eq!((at(Unary::Softplus, f32::INFINITY), at(Unary::Softplus, f32::NEG_INFINITY)), (f32::INFINITY, 0.0));
+        let elu = Unary::Elu { alpha: 2.0, beta: 1.0, gamma: 1.0 };
+        assert_eq!((at(elu, f32::NEG_INFINITY), at(elu, 3.0)), (-2.0, 3.0));
+        for (f, x, want) in [
+            (Unary::Round, 2.5, 2.0),
+            (Unary::Round, -3.5, -4.0),
+            (Unary::Floor, -0.25, -1.0),
+            (Unary::Ceil, 0.25, 1.0),
+            (Unary::Floor, 16_777_216.0, 16_777_216.0),
+            (Unary::Sign, -7.0, -1.0),
+            (Unary::ThresholdedRelu { alpha: 1.0 }, 1.0, 0.0),
+            (Unary::Shrink { lambda: 1.0, bias: 0.5 }, -2.0, -1.5),
+        ] {
+            assert_eq!(at(f, x), want, "{f:?}");
+        }
+        assert_eq!(at(Unary::Round, -0.25).to_bits(), (-0f32).to_bits());
     }
 
     #[test]

@@ -80,14 +80,20 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
                 None => Ok(x.clone()),
             }
         }
-        Op::Unary(_) | Op::Quantize | Op::Dequantize | Op::Requantize | Op::Cast => {
+        Op::Unary(_) | Op::Quantize | Op::Dequantize | Op::Requantize | Op::Cast | Op::Bitcast => {
             arity(1, 1)?;
             Ok(args[0].dims.clone())
         }
-        Op::Binary(_) => {
+        Op::Binary(_) | Op::Compare(_) => {
             arity(2, 2)?;
             broadcast(&args[0].dims, &args[1].dims)
                 .ok_or_else(|| format!("{} and {} do not broadcast", show(&args[0].dims), show(&args[1].dims)))
+        }
+        Op::Select => {
+            arity(3, 3)?;
+            broadcast(&args[0].dims, &args[1].dims)
+                .and_then(|d| broadcast(&d, &args[2].dims))
+                .ok_or_else(|| format!("{}, {} and {} do not broadcast", show(&args[0].dims), show(&args[1].dims), show(&args[2].dims)))
         }
         Op::Pool { window, .. } => {
             arity(1, 1)?;

@@ -131,9 +131,153 @@ pub enum Unary {
     Neg,
     /// Absolute value.
     Abs,
+    /// The largest integer not above.
+    Floor,
+    /// The smallest integer not below.
+    Ceil,
+    /// The nearest integer, ties to even.
+    Round,
+    /// -1, 0 or 1.
+    Sign,
+    /// Sine.
+    Sin,
+    /// Cosine.
+    Cos,
+    /// Tangent.
+    Tan,
+    /// Inverse sine.
+    Asin,
+    /// Inverse cosine.
+    Acos,
+    /// Inverse tangent.
+    Atan,
+    /// Hyperbolic sine.
+    Sinh,
+    /// Hyperbolic cosine.
+    Cosh,
+    /// Inverse hyperbolic sine.
+    Asinh,
+    /// Inverse hyperbolic cosine.
+    Acosh,
+    /// Inverse hyperbolic tangent.
+    Atanh,
+    /// `gamma (x > 0 ? x : alpha (exp(beta x) - 1))`: ELU, CELU (`beta = 1 / alpha`), SELU.
+    Elu {
+        /// Depth of the negative side.
+        alpha: f32,
+        /// Scale of the exponent.
+        beta: f32,
+        /// Scale of the whole.
+        gamma: f32,
+    },
+    /// `ln(1 + exp(x))`.
+    Softplus,
+    /// `x / (1 + |x|)`.
+    Softsign,
+    /// `x tanh(softplus(x))`.
+    Mish,
+    /// `x > alpha ? x : 0`.
+    ThresholdedRelu {
+        /// Threshold.
+        alpha: f32,
+    },
+    /// `x < -lambda ? x + bias : x > lambda ? x - bias : 0`.
+    Shrink {
+        /// Half the width of the interval that becomes 0.
+        lambda: f32,
+        /// How far the rest moves towards 0.
+        bias: f32,
+    },
 }
 
-/// A function of two elements, with ONNX (numpy) broadcasting.
+impl Unary {
+    /// Every function, parameters 0, for tables.
+    pub const ALL: [Self; 38] = [
+        Self::Relu,
+        Self::LeakyRelu { alpha: 0.0 },
+        Self::Clip { lo: 0.0, hi: 0.0 },
+        Self::Sigmoid,
+        Self::Tanh,
+        Self::HardSigmoid { alpha: 0.0, beta: 0.0 },
+        Self::HardSwish,
+        Self::Swish { alpha: 0.0 },
+        Self::Gelu,
+        Self::GeluTanh,
+        Self::Erf,
+        Self::Exp,
+        Self::Log,
+        Self::Sqrt,
+        Self::Reciprocal,
+        Self::Neg,
+        Self::Abs,
+        Self::Floor,
+        Self::Ceil,
+        Self::Round,
+        Self::Sign,
+        Self::Sin,
+        Self::Cos,
+        Self::Tan,
+        Self::Asin,
+        Self::Acos,
+        Self::Atan,
+        Self::Sinh,
+        Self::Cosh,
+        Self::Asinh,
+        Self::Acosh,
+        Self::Atanh,
+        Self::Elu { alpha: 0.0, beta: 0.0, gamma: 0.0 },
+        Self::Softplus,
+        Self::Softsign,
+        Self::Mish,
+        Self::ThresholdedRelu { alpha: 0.0 },
+        Self::Shrink { lambda: 0.0, bias: 0.0 },
+    ];
+    /// The mnemonic in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::LeakyRelu { .. } => "leaky_relu",
+            Self::Clip { .. } => "clip",
+            Self::Sigmoid => "sigmoid",
+            Self::Tanh => "tanh",
+            Self::HardSigmoid { .. } => "hard_sigmoid",
+            Self::HardSwish => "hard_swish",
+            Self::Swish { .. } => "swish",
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_tanh",
+            Self::Erf => "erf",
+            Self::Exp => "exp",
+            Self::Log => "log",
+            Self::Sqrt => "sqrt",
+            Self::Reciprocal => "reciprocal",
+            Self::Neg => "neg",
+            Self::Abs => "abs",
+            Self::Floor => "floor",
+            Self::Ceil => "ceil",
+            Self::Round => "round",
+            Self::Sign => "sign",
+            Self::Sin => "sin",
+            Self::Cos => "cos",
+            Self::Tan => "tan",
+            Self::Asin => "asin",
+            Self::Acos => "acos",
+            Self::Atan => "atan",
+            Self::Sinh => "sinh",
+            Self::Cosh => "cosh",
+            Self::Asinh => "asinh",
+            Self::Acosh => "acosh",
+            Self::Atanh => "atanh",
+            Self::Elu { .. } => "elu",
+            Self::Softplus => "softplus",
+            Self::Softsign => "softsign",
+            Self::Mish => "mish",
+            Self::ThresholdedRelu { .. } => "thresholded_relu",
+            Self::Shrink { .. } => "shrink",
+        }
+    }
+}
+
+/// A function of two elements, with ONNX (numpy) broadcasting. Integers follow [`crate::plain::integer`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Binary {
     /// `a + b`.
@@ -150,11 +294,40 @@ pub enum Binary {
     Max,
     /// `a` to the power `b`.
     Pow,
+    /// The remainder of a division that truncates, with the sign of `a` (C's `fmod`).
+    Remainder,
+    /// The remainder of a division that rounds down, with the sign of `b` (Python's `%`).
+    Modulo,
+    /// Bits of both; integers and bools.
+    And,
+    /// Bits of either; integers and bools.
+    Or,
+    /// Bits of one alone; integers and bools.
+    Xor,
+    /// `a 2^b`; unsigned integers.
+    ShiftLeft,
+    /// `a / 2^b`; unsigned integers.
+    ShiftRight,
 }
 
 impl Binary {
     /// Every function, for tables and tests.
-    pub const ALL: [Self; 7] = [Self::Add, Self::Sub, Self::Mul, Self::Div, Self::Min, Self::Max, Self::Pow];
+    pub const ALL: [Self; 14] = [
+        Self::Add,
+        Self::Sub,
+        Self::Mul,
+        Self::Div,
+        Self::Min,
+        Self::Max,
+        Self::Pow,
+        Self::Remainder,
+        Self::Modulo,
+        Self::And,
+        Self::Or,
+        Self::Xor,
+        Self::ShiftLeft,
+        Self::ShiftRight,
+    ];
     /// The mnemonic in the text form.
     pub fn name(self) -> &'static str {
         match self {
@@ -165,6 +338,41 @@ impl Binary {
             Self::Min => "min",
             Self::Max => "max",
             Self::Pow => "pow",
+            Self::Remainder => "remainder",
+            Self::Modulo => "modulo",
+            Self::And => "and",
+            Self::Or => "or",
+            Self::Xor => "xor",
+            Self::ShiftLeft => "shift_left",
+            Self::ShiftRight => "shift_right",
+        }
+    }
+    /// Whether the function treats an operand as bits, which real numbers do not have.
+    pub fn bitwise(self) -> bool {
+        matches!(self, Self::And | Self::Or | Self::Xor | Self::ShiftLeft | Self::ShiftRight)
+    }
+}
+
+/// A relation of two elements, with ONNX (numpy) broadcasting. A NaN is in none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Comparison {
+    /// `a = b`.
+    Equal,
+    /// `a < b`.
+    Less,
+    /// `a <= b`.
+    LessEqual,
+}
+
+impl Comparison {
+    /// Every relation, for tables and tests.
+    pub const ALL: [Self; 3] = [Self::Equal, Self::Less, Self::LessEqual];
+    /// The mnemonic in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Less => "less",
+            Self::LessEqual => "less_equal",
         }
     }
 }
@@ -244,8 +452,13 @@ pub enum Op {
     },
     /// Element-wise function; on a quantized type the 256-entry table of [`crate::exact::unary_entry`].
     Unary(Unary),
-    /// Element-wise function of two with broadcasting; quantized: dequantize, operate, quantize.
+    /// Element-wise function of two with broadcasting; quantized: dequantize, operate, quantize. Integers follow
+    /// [`crate::plain::integer`], f64 [`crate::plain::double`].
     Binary(Binary),
+    /// Element-wise relation of two plain tensors of one type, with broadcasting; the result is bool.
+    Compare(Comparison),
+    /// `c bool, a, b -> c ? a : b`, element-wise with broadcasting; `a`, `b` and the result have one type.
+    Select,
     /// Sliding window pooling over the spatial axes. Quantized operand and result have equal parameters for
     /// `Max`; `Average` follows [`crate::exact::average`].
     Pool {
@@ -314,8 +527,10 @@ pub enum Op {
     Dequantize,
     /// One per-tensor quantized type to another: the table of the real identity.
     Requantize,
-    /// Between plain scalar types.
+    /// Between plain scalar types: [`crate::plain::cast`].
     Cast,
+    /// The same bits as another plain type of the same width; or between stored integers of one scale and plain ones.
+    Bitcast,
 }
 
 impl Op {
@@ -326,26 +541,10 @@ impl Op {
             Self::Dense { .. } => "dense",
             Self::MatMul => "matmul",
             Self::BatchNorm { .. } => "batch_norm",
-            Self::Unary(u) => match u {
-                Unary::Relu => "relu",
-                Unary::LeakyRelu { .. } => "leaky_relu",
-                Unary::Clip { .. } => "clip",
-                Unary::Sigmoid => "sigmoid",
-                Unary::Tanh => "tanh",
-                Unary::HardSigmoid { .. } => "hard_sigmoid",
-                Unary::HardSwish => "hard_swish",
-                Unary::Swish { .. } => "swish",
-                Unary::Gelu => "gelu",
-                Unary::GeluTanh => "gelu_tanh",
-                Unary::Erf => "erf",
-                Unary::Exp => "exp",
-                Unary::Log => "log",
-                Unary::Sqrt => "sqrt",
-                Unary::Reciprocal => "reciprocal",
-                Unary::Neg => "neg",
-                Unary::Abs => "abs",
-            },
+            Self::Unary(u) => u.name(),
             Self::Binary(b) => b.name(),
+            Self::Compare(c) => c.name(),
+            Self::Select => "select",
             Self::Pool { kind: PoolKind::Max, .. } => "max_pool",
             Self::Pool { kind: PoolKind::Average { .. }, .. } => "average_pool",
             Self::Reduce { kind, .. } => kind.name(),
@@ -361,6 +560,7 @@ impl Op {
             Self::Dequantize => "dequantize",
             Self::Requantize => "requantize",
             Self::Cast => "cast",
+            Self::Bitcast => "bitcast",
         }
     }
 

@@ -10,8 +10,8 @@
 use crate::{
     arena::{Arena, Id},
     graph::Origin,
-    op::{Binary, PoolKind, ReduceKind, Unary, WindowDim},
-    ty::TensorTy,
+    op::{Binary, Comparison, PoolKind, ReduceKind, Unary, WindowDim},
+    ty::{Scalar, TensorTy},
 };
 use std::sync::Arc;
 
@@ -394,6 +394,47 @@ pub enum What {
         /// Upper bound of a fused activation.
         hi: f32,
     },
+    /// reads x f64; writes f64: [`crate::plain::double_unary`] of `count` contiguous elements.
+    UnaryDouble {
+        /// The function.
+        op: Unary,
+        /// Elements.
+        count: usize,
+    },
+    /// reads a, b; writes the same type: [`crate::plain::binary`] over a strided iteration space.
+    BinaryPlain {
+        /// The function.
+        op: Binary,
+        /// Type of operands and result: an integer, bool or f64.
+        scalar: Scalar,
+        /// Iteration space and the strides of a, b and the result.
+        over: Strided,
+    },
+    /// reads a, b; writes bool: [`crate::plain::compare`] over a strided iteration space.
+    Compare {
+        /// The relation.
+        op: Comparison,
+        /// Type of the operands.
+        scalar: Scalar,
+        /// Iteration space and the strides of a, b and the result.
+        over: Strided,
+    },
+    /// reads c bool, a, b; writes `c != 0 ? a : b`, elements of `width` bytes over a strided iteration space.
+    Select {
+        /// Bytes per element: 1, 2, 4 or 8.
+        width: usize,
+        /// Iteration space and the strides of c, a, b and the result.
+        over: Strided,
+    },
+    /// reads x; writes y: [`crate::plain::cast`] of `count` contiguous elements.
+    Cast {
+        /// Type of the operand.
+        from: Scalar,
+        /// Type of the result, another one.
+        to: Scalar,
+        /// Elements.
+        count: usize,
+    },
     /// reads a f32 `[batch][m][k]`, b f32 `[batch][k][n]`; writes f32 `[batch][m][n]`: from +0, in order of k,
     /// `acc = fl(acc + fl(a b))`. A batch stride of 0 repeats an operand.
     MatMulFloat {
@@ -520,6 +561,12 @@ impl What {
             Self::UnaryFloat { .. } => "unary_f32",
             Self::BinaryBytes { .. } => "binary",
             Self::BinaryFloat { .. } => "binary_f32",
+            Self::UnaryDouble { .. } => "unary_f64",
+            Self::BinaryPlain { scalar: Scalar::F64, .. } => "binary_f64",
+            Self::BinaryPlain { .. } => "binary_int",
+            Self::Compare { .. } => "compare",
+            Self::Select { .. } => "select",
+            Self::Cast { .. } => "cast",
             Self::MatMulFloat { .. } => "matmul_f32",
             Self::ReduceFloat { .. } => "reduce_f32",
             Self::SoftmaxFloat { .. } => "softmax_f32",

@@ -58,23 +58,20 @@ impl Tensor {
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         self.ty.elem.is_f32().then(|| self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
-    /// The stored integers of an integer, bool or quantized tensor; `None` for floats.
+    /// The stored integers of an integer, bool or quantized tensor; `None` for floats, and for unsigned 64-bit numbers
+    /// beyond `i64`.
     pub fn to_ints(&self) -> Option<Vec<i64>> {
-        let read: fn(&[u8]) -> i64 = match &self.ty.elem {
-            Elem::Scalar(Scalar::F32) => return None,
-            Elem::Scalar(Scalar::I64) => |b| i64::from_le_bytes(b.try_into().expect("8 bytes")),
-            Elem::Scalar(Scalar::I32) => |b| i64::from(i32::from_le_bytes(b.try_into().expect("4 bytes"))),
-            Elem::Scalar(Scalar::I8) => |b| i64::from(b[0] as i8),
-            Elem::Scalar(Scalar::U8 | Scalar::Bool) => |b| i64::from(b[0]),
-            Elem::Quant(q) => match (q.storage().bytes(), q.storage().signed()) {
-                (1, false) => |b| i64::from(b[0]),
-                (1, true) => |b| i64::from(b[0] as i8),
-                (4, _) => |b| i64::from(i32::from_le_bytes(b.try_into().expect("4 bytes"))),
-                (_, false) => |b| i64::from(u16::from_le_bytes([b[0], b[1]])),
-                (_, true) => |b| i64::from(i16::from_le_bytes([b[0], b[1]])),
-            },
+        let (width, signed) = match &self.ty.elem {
+            Elem::Scalar(s) if s.is_float() => return None,
+            Elem::Scalar(s) => (s.bytes(), s.is_signed()),
+            Elem::Quant(q) => (q.storage().bytes(), q.storage().signed()),
         };
-        Some(self.bytes.chunks_exact(self.ty.elem.bytes()).map(read).collect())
+        let unused = 64 - 8 * width as u32;
+        let read = |b: &[u8]| {
+            let raw = b.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+            if signed { Some(((raw << unused) as i64) >> unused) } else { i64::try_from(raw).ok() }
+        };
+        self.bytes.chunks_exact(width).map(read).collect()
     }
     /// 64-bit FNV-1a over the data: the name of the contents in text dumps.
     pub fn hash(&self) -> u64 {

@@ -5,14 +5,28 @@ use std::{fmt, sync::Arc};
 /// A plain element type.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Scalar {
+    /// IEEE-754 binary64.
+    F64,
     /// IEEE-754 binary32.
     F32,
+    /// IEEE-754 binary16. Computed in [`Self::F32`]; kept, moved and cast.
+    F16,
+    /// The upper half of a binary32. Computed in [`Self::F32`]; kept, moved and cast.
+    BF16,
     /// 64-bit two's complement; shapes and indices of ONNX.
     I64,
     /// 32-bit two's complement; accumulators and biases.
     I32,
+    /// 16-bit two's complement.
+    I16,
     /// 8-bit two's complement.
     I8,
+    /// 64-bit unsigned.
+    U64,
+    /// 32-bit unsigned.
+    U32,
+    /// 16-bit unsigned.
+    U16,
     /// 8-bit unsigned.
     U8,
     /// One byte, 0 or 1.
@@ -21,13 +35,28 @@ pub enum Scalar {
 
 impl Scalar {
     /// Every scalar, for tables and tests.
-    pub const ALL: [Self; 6] = [Self::F32, Self::I64, Self::I32, Self::I8, Self::U8, Self::Bool];
+    pub const ALL: [Self; 13] = [
+        Self::F64,
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::I64,
+        Self::I32,
+        Self::I16,
+        Self::I8,
+        Self::U64,
+        Self::U32,
+        Self::U16,
+        Self::U8,
+        Self::Bool,
+    ];
 
     /// Bytes per element.
     pub fn bytes(self) -> usize {
         match self {
-            Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
@@ -35,12 +64,42 @@ impl Scalar {
     /// The name in the text form.
     pub fn name(self) -> &'static str {
         match self {
+            Self::F64 => "f64",
             Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
             Self::I64 => "i64",
             Self::I32 => "i32",
+            Self::I16 => "i16",
             Self::I8 => "i8",
+            Self::U64 => "u64",
+            Self::U32 => "u32",
+            Self::U16 => "u16",
             Self::U8 => "u8",
             Self::Bool => "bool",
+        }
+    }
+
+    /// Whether elements are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
+    }
+    /// Whether elements are integers; bool is none.
+    pub fn is_integer(self) -> bool {
+        !self.is_float() && self != Self::Bool
+    }
+    /// Whether elements are two's complement integers.
+    pub fn is_signed(self) -> bool {
+        matches!(self, Self::I64 | Self::I32 | Self::I16 | Self::I8)
+    }
+    /// Smallest and largest integer; `None` for floats.
+    pub fn range(self) -> Option<(i128, i128)> {
+        let bits = 8 * self.bytes();
+        match self {
+            Self::Bool => Some((0, 1)),
+            _ if self.is_float() => None,
+            _ if self.is_signed() => Some((-(1 << (bits - 1)), (1 << (bits - 1)) - 1)),
+            _ => Some((0, (1 << bits) - 1)),
         }
     }
 }
@@ -83,6 +142,17 @@ impl Storage {
             (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1)
         } else {
             (0, (1 << self.bits) - 1)
+        }
+    }
+    /// The plain type with the same bits, for 8, 16 and 32 of them.
+    pub fn scalar(self) -> Option<Scalar> {
+        match (self.bits, self.signed) {
+            (8, false) => Some(Scalar::U8),
+            (8, true) => Some(Scalar::I8),
+            (16, false) => Some(Scalar::U16),
+            (16, true) => Some(Scalar::I16),
+            (32, _) => Some(Scalar::I32),
+            _ => None,
         }
     }
     /// Bytes of one element in memory (constants of the graph are not bit-packed; lowering packs).
@@ -236,6 +306,8 @@ impl Elem {
     pub const I32: Self = Self::Scalar(Scalar::I32);
     /// Plain i64.
     pub const I64: Self = Self::Scalar(Scalar::I64);
+    /// Plain bool.
+    pub const BOOL: Self = Self::Scalar(Scalar::Bool);
 
     /// Bytes of one element in memory.
     pub fn bytes(&self) -> usize {
@@ -249,6 +321,13 @@ impl Elem {
         match self {
             Self::Quant(q) => Some(q),
             Self::Scalar(_) => None,
+        }
+    }
+    /// The plain type, if it is one.
+    pub fn scalar(&self) -> Option<Scalar> {
+        match self {
+            Self::Scalar(s) => Some(*s),
+            Self::Quant(_) => None,
         }
     }
     /// Whether this is plain f32.

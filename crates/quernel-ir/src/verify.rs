@@ -14,7 +14,8 @@
 use crate::{
     graph::{Def, Graph, Node, NodeData},
     infer,
-    op::{Op, PoolKind},
+    op::{Binary, Comparison, Op, PoolKind},
+    plain,
     stage::Stage,
     ty::{Elem, Scalar, Scheme, Storage, TensorTy},
 };
@@ -143,6 +144,7 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
     if (args.iter().any(|a| wide(a)) || wide(result)) && !op.moves_only() && *op != Op::Dequantize {
         return bad();
     }
+    let plain = args.iter().map(|a| a.elem.scalar()).collect::<Option<Vec<Scalar>>>();
     match op {
         Op::Conv { residual, .. } | Op::Dense { residual, .. } => {
             let bias = args.len() > 2 + usize::from(*residual);
@@ -164,12 +166,23 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
         }
         Op::MatMul | Op::BatchNorm { .. } => check(all_f32()),
         Op::Reduce { .. } | Op::Softmax { .. } => check(all_f32() || per_tensor(args[0]) && (per_tensor(result) || result.elem.is_f32())),
-        Op::Unary(_) => check(all_f32() || per_tensor(args[0]) && per_tensor(result)),
-        Op::Binary(_) => {
-            let same =
-                args[0].elem == args[1].elem && args[0].elem == result.elem && matches!(result.elem, Elem::Scalar(s) if s != Scalar::Bool);
-            check(same || args.iter().all(|a| per_tensor(a)) && per_tensor(result))
+        Op::Unary(f) => {
+            let double = args[0].elem == Elem::Scalar(Scalar::F64) && result.elem == args[0].elem && plain::double_has_unary(*f);
+            check(all_f32() || double || per_tensor(args[0]) && per_tensor(result))
         }
+        Op::Binary(f) => match (plain.as_deref(), &result.elem) {
+            (Some(&[a, b]), Elem::Scalar(s)) => check(a == *s && b == *s && takes(*f, *s)),
+            (None, _) => check(args.iter().all(|a| per_tensor(a)) && per_tensor(result) && !f.bitwise()),
+            _ => bad(),
+        },
+        Op::Compare(f) => match plain.as_deref() {
+            Some(&[a, b]) => {
+                let ordered = a.is_integer() || matches!(a, Scalar::F32 | Scalar::F64) || a == Scalar::Bool && *f == Comparison::Equal;
+                check(a == b && ordered && result.elem == Elem::BOOL)
+            }
+            _ => bad(),
+        },
+        Op::Select => check(args[0].elem == Elem::BOOL && args[1].elem == args[2].elem && args[1].elem == result.elem && plain.is_some()),
         Op::Pool { kind: PoolKind::Average { .. }, .. } => check(all_f32() || per_tensor(args[0]) && per_tensor(result)),
         Op::Quantize => check(args[0].elem.is_f32() && per_tensor(result)),
         Op::Dequantize => {
@@ -181,8 +194,33 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
             check(args[0].elem.quant().is_some() && result.elem.is_f32())
         }
         Op::Requantize => check(per_tensor(args[0]) && per_tensor(result)),
-        Op::Cast => check(args[0].elem.quant().is_none() && result.elem.quant().is_none()),
+        Op::Cast => check(plain.is_some() && result.elem.quant().is_none()),
+        // Between plain types, and between a quantized type of one scale and its stored integers.
+        Op::Bitcast => check(match (&args[0].elem, &result.elem) {
+            (Elem::Scalar(a), Elem::Scalar(b)) => a.bytes() == b.bytes(),
+            (Elem::Quant(q), Elem::Scalar(s)) | (Elem::Scalar(s), Elem::Quant(q)) => {
+                q.tensor_params().is_some() && q.storage().bits() < 32 && q.storage().scalar() == Some(*s)
+            }
+            _ => false,
+        }),
+        // Other numbers have no order here yet.
+        Op::Pool { kind: PoolKind::Max, .. }
+            if matches!(result.elem.scalar(), Some(Scalar::F64 | Scalar::F16 | Scalar::BF16 | Scalar::U64 | Scalar::Bool)) =>
+        {
+            bad()
+        }
         _ if op.moves_only() => check(args.iter().all(|a| a.elem == result.elem) && (per_tensor(result) || result.elem.quant().is_none())),
         _ => bad(),
+    }
+}
+
+/// Whether a function of two elements exists on a plain type.
+fn takes(f: Binary, s: Scalar) -> bool {
+    match s {
+        Scalar::F32 => !f.bitwise(),
+        Scalar::F64 => plain::double_has(f),
+        Scalar::F16 | Scalar::BF16 => false,
+        Scalar::Bool => matches!(f, Binary::And | Binary::Or | Binary::Xor),
+        _ => !matches!(f, Binary::ShiftLeft | Binary::ShiftRight) || !s.is_signed(),
     }
 }

@@ -8,7 +8,7 @@
 //! emitters.
 
 use quernel_ir::{
-    PoolKind,
+    PoolKind, Scalar,
     program::{WeightDims, WeightLayout, What},
 };
 
@@ -67,6 +67,18 @@ families! {
     BINARY_U8 = "binary_u8", "dequantize two bytes, operate, quantize, over strides", "", 0;
     /// Function of two floats.
     BINARY_F32 = "binary_f32", "function of two f32 over strides, then clip", "", 0;
+    /// Function of one double.
+    UNARY_F64 = "unary_f64", "function of one f64 that IEEE-754 rounds correctly", "", 0;
+    /// Function of two doubles.
+    BINARY_F64 = "binary_f64", "function of two f64 over strides", "", 0;
+    /// Function of two integers.
+    BINARY_INT = "binary_int", "wrapping function of two integers or bools over strides", "", 0;
+    /// Relation of two elements.
+    COMPARE = "compare", "relation of two plain elements over strides, to bool", "", 0;
+    /// Choice between two elements.
+    SELECT = "select", "choice between two elements by a bool over strides", "", 0;
+    /// Change of a plain type.
+    CAST = "cast", "between plain types", "", 0;
     /// Product of two computed matrices.
     MATMUL_F32 = "matmul_f32", "batched f32 product in order of k, no contraction", "", 16;
     /// Reduction of floats.
@@ -104,6 +116,12 @@ pub fn choose(what: &What) -> &'static Family {
         What::UnaryFloat { .. } => &UNARY_F32,
         What::BinaryBytes { .. } => &BINARY_U8,
         What::BinaryFloat { .. } => &BINARY_F32,
+        What::UnaryDouble { .. } => &UNARY_F64,
+        What::BinaryPlain { scalar: Scalar::F64, .. } => &BINARY_F64,
+        What::BinaryPlain { .. } => &BINARY_INT,
+        What::Compare { .. } => &COMPARE,
+        What::Select { .. } => &SELECT,
+        What::Cast { .. } => &CAST,
         What::MatMulFloat { .. } => &MATMUL_F32,
         What::ReduceFloat { .. } => &REDUCE_F32,
         What::SoftmaxFloat { .. } => &SOFTMAX_F32,

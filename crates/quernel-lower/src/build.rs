@@ -195,6 +195,12 @@ impl<'a> Build<'a> {
             Op::Dequantize => self.dequantize(x, y),
             Op::Requantize => self.requantize(x, y),
             Op::Cast => self.cast(x, y),
+            Op::Bitcast => {
+                self.same_bytes(x, y);
+                Ok(())
+            }
+            Op::Compare(f) => self.compare(*f, x, data.args[1], y),
+            Op::Select => self.select(&data.args, y),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use crate::{build::Build, view::View, view::iterate};
 use quernel_ir::{
-    Binary, Code, Diagnostic, Elem, Scalar, Unary, Value, exact,
-    program::{ByteQuant, What},
+    Binary, Code, Comparison, Diagnostic, Scalar, Unary, Value, exact,
+    program::{ByteQuant, Strided, What},
 };
 
 impl Build<'_> {
@@ -46,6 +46,10 @@ impl Build<'_> {
             self.contiguous(x, y, None, |count| What::UnaryFloat { op: f, count });
             return Ok(());
         }
+        if self.g.ty(x).elem.quant().is_none() {
+            self.contiguous(x, y, None, |count| What::UnaryDouble { op: f, count });
+            return Ok(());
+        }
         let (from, to) = (self.byte_quant(&self.g.ty(x).elem)?, self.byte_quant(&self.g.ty(y).elem)?);
         self.lookup(x, y, exact::byte_table(from.signed, |q| exact::unary_entry(f, q, pair(&from), pair(&to), to.lo, to.hi)));
         Ok(())
@@ -57,16 +61,27 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Casts that change no byte.
-    pub fn cast(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
-        let (from, to) = (&self.g.ty(x).elem, &self.g.ty(y).elem);
-        let same = from == to || matches!((from, to), (Elem::Scalar(Scalar::Bool), Elem::Scalar(Scalar::U8 | Scalar::I8)));
-        if !same {
-            return Err(self.fault(Code::UnsupportedType, format!("a cast from {from} to {to} at run time")));
-        }
+    /// The result is the operand's bytes under another type of the same width.
+    pub fn same_bytes(&mut self, x: Value, y: Value) {
         let places = self.places(x);
         self.places.insert(y, places);
+    }
+
+    pub fn cast(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
+        let (from, to) = (self.scalar(x)?, self.scalar(y)?);
+        let integers = [from, to].into_iter().all(|s| s.is_integer() || s == Scalar::Bool) && to != Scalar::Bool;
+        if from == to || integers && from.bytes() == to.bytes() {
+            self.same_bytes(x, y);
+        } else {
+            self.contiguous(x, y, None, |count| What::Cast { from, to, count });
+        }
         Ok(())
+    }
+
+    /// The plain type of a value.
+    fn scalar(&self, v: Value) -> Result<Scalar, Diagnostic> {
+        let elem = &self.g.ty(v).elem;
+        elem.scalar().ok_or_else(|| self.fault(Code::UnsupportedType, format!("{elem} where plain numbers are needed")))
     }
 
     /// A batch norm that nothing absorbed: its four operations one after another over the same memory.
@@ -99,41 +114,55 @@ impl Build<'_> {
     }
 
     pub fn binary(&mut self, op: Binary, a: Value, b: Value, y: Value) -> Result<(), Diagnostic> {
+        let elem = &self.g.ty(y).elem;
+        if elem.quant().is_some() {
+            let [a_type, b_type, to] = [a, b, y].map(|v| self.byte_quant(&self.g.ty(v).elem));
+            let (a_type, b_type, to) = (a_type?, b_type?, to?);
+            return self.strided(&[a, b], y, |over| What::BinaryBytes { op, over, a: a_type, b: b_type, to });
+        }
+        match self.scalar(y)? {
+            Scalar::F32 => self.strided(&[a, b], y, |over| What::BinaryFloat { op, over, lo: f32::NEG_INFINITY, hi: f32::INFINITY }),
+            scalar => self.strided(&[a, b], y, |over| What::BinaryPlain { op, scalar, over }),
+        }
+    }
+
+    pub fn compare(&mut self, op: Comparison, a: Value, b: Value, y: Value) -> Result<(), Diagnostic> {
+        let scalar = self.scalar(a)?;
+        self.strided(&[a, b], y, |over| What::Compare { op, scalar, over })
+    }
+
+    pub fn select(&mut self, args: &[Value], y: Value) -> Result<(), Diagnostic> {
+        let width = self.width(y);
+        self.strided(args, y, |over| What::Select { width, over })
+    }
+
+    /// A step over the elements of the result and of operands that are broadcast to it.
+    fn strided(&mut self, args: &[Value], y: Value, what: impl FnOnce(Strided) -> What) -> Result<(), Diagnostic> {
         let g = self.g;
-        let elem = &g.ty(y).elem;
-        let quants = if elem.is_f32() {
-            None
-        } else if elem.quant().is_some() {
-            Some([self.byte_quant(&g.ty(a).elem)?, self.byte_quant(&g.ty(b).elem)?, self.byte_quant(elem)?])
-        } else {
-            return Err(self.fault(Code::UnsupportedType, format!("arithmetic on {elem} at run time")));
-        };
         let dims = &g.ty(y).dims;
-        let (a_view, b_view) = (self.place(a), self.place(b));
+        let mut views: Vec<View> = args.iter().map(|&a| self.place(a)).collect();
         // The result keeps the memory order of an operand of its size, the first that is computed.
-        let sized: Vec<(Value, &View)> = [(a, &a_view), (b, &b_view)].into_iter().filter(|(v, _)| g.ty(*v).dims == *dims).collect();
+        let sized: Vec<(Value, &View)> = args.iter().copied().zip(&views).filter(|(v, _)| g.ty(*v).dims == *dims).collect();
         let like = sized.iter().find(|(v, _)| g.tensor(*v).is_none()).or(sized.first());
         let order = like.map_or_else(|| (0..dims.len()).collect(), |(_, v)| v.order());
         let mut to = self.result(y, &order);
-        let space = |a: &View, b: &View, to: &View| iterate(&[&a.expand(dims), &b.expand(dims), to]);
-        let (mut a_view, mut b_view) = (a_view, b_view);
-        let over = match space(&a_view, &b_view, &to) {
+        let space = |views: &[View], to: &View| {
+            let expanded: Vec<View> = views.iter().map(|v| v.expand(dims)).collect();
+            iterate(&expanded.iter().chain([to]).collect::<Vec<&View>>())
+        };
+        let over = match space(&views, &to) {
             Some(over) => over,
             None => {
-                (a_view, b_view) = (self.row_major(a), self.row_major(b));
-                if space(&a_view, &b_view, &to).is_none() {
+                views = args.iter().map(|&a| self.row_major(a)).collect();
+                if space(&views, &to).is_none() {
                     to = self.fresh(y, &(0..dims.len()).collect::<Vec<_>>());
                     self.places.insert(y, vec![to.clone()]);
                 }
-                space(&a_view, &b_view, &to).ok_or_else(|| self.fault(Code::Internal, "operands without a common iteration space"))?
+                space(&views, &to).ok_or_else(|| self.fault(Code::Internal, "operands without a common iteration space"))?
             }
         };
-        let what = match quants {
-            None => What::BinaryFloat { op, over, lo: f32::NEG_INFINITY, hi: f32::INFINITY },
-            Some([a, b, to]) => What::BinaryBytes { op, over, a, b, to },
-        };
-        let (reads, writes) = (vec![self.whole(a_view.buf), self.whole(b_view.buf)], vec![self.whole(to.buf)]);
-        self.emit(what, reads, writes);
+        let (reads, writes) = (views.iter().map(|v| self.whole(v.buf)).collect(), vec![self.whole(to.buf)]);
+        self.emit(what(over), reads, writes);
         Ok(())
     }
 }

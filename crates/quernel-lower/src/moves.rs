@@ -4,7 +4,7 @@ use crate::{
     build::{Build, MAX_LOOK},
     view::{View, iterate},
 };
-use quernel_ir::{Diagnostic, Elem, Node, Scalar, Value, exact, program::What};
+use quernel_ir::{Diagnostic, Elem, Node, Value, exact, plain::Number, program::What};
 
 impl Build<'_> {
     /// The result lies where the operand does, seen through `map`; where no place allows that, in a copy.
@@ -128,8 +128,7 @@ impl Build<'_> {
 fn real_bits(value: f32, elem: &Elem) -> u64 {
     let mask = |v: i64, bytes: usize| (v as u64) & (u64::MAX >> (64 - 8 * bytes));
     match elem {
-        Elem::Scalar(Scalar::F32) => u64::from(value.to_bits()),
-        Elem::Scalar(s) => mask(value as i64, s.bytes()),
+        Elem::Scalar(s) => Number::Real(value.into()).bits(*s),
         Elem::Quant(q) => {
             let stored = q.tensor_params().map_or(0, |(scale, zero)| exact::quantize(value, scale, zero, q.min(), q.max()));
             mask(i64::from(stored), q.storage().bytes())

@@ -87,8 +87,10 @@ pub(crate) fn plan(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool)
 fn share(bufs: &Arena<Buf, BufData>, drafts: &[Draft], lives: &mut [Option<Life>], host: &mut [usize]) {
     for (step, d) in drafts.iter().enumerate() {
         let candidates: &[usize] = match &d.what {
-            What::Lookup { .. } | What::UnaryFloat { .. } => &[0],
-            What::BinaryBytes { .. } | What::BinaryFloat { .. } => &[0, 1],
+            What::Lookup { .. } | What::UnaryFloat { .. } | What::UnaryDouble { .. } => &[0],
+            What::Cast { from, to, .. } if from.bytes() == to.bytes() => &[0],
+            What::BinaryBytes { .. } | What::BinaryFloat { .. } | What::BinaryPlain { .. } => &[0, 1],
+            What::Select { .. } => &[1, 2],
             _ => continue,
         };
         let w = d.writes[0];
@@ -129,7 +131,9 @@ fn same_elements(d: &Draft, i: usize) -> bool {
     let (r, w) = (d.reads[i], d.writes[0]);
     let strided = |over: &Strided| over.operands[i] == over.operands[over.operands.len() - 1] && r.offset == w.offset;
     match &d.what {
-        What::BinaryBytes { over, .. } | What::BinaryFloat { over, .. } => strided(over),
+        What::BinaryBytes { over, .. } | What::BinaryFloat { over, .. } | What::BinaryPlain { over, .. } | What::Select { over, .. } => {
+            strided(over)
+        }
         _ => r.offset == w.offset && r.bytes == w.bytes,
     }
 }

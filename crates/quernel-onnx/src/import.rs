@@ -8,10 +8,10 @@ use crate::{
     integers, limits,
     node::{NodeCx, Stored},
     ops::{self, Operator},
-    tensor,
+    precision, tensor,
 };
 use prost::Message;
-use quernel_ir::{Code, Diagnostic, Graph, Origin, Scalar, Tensor, TensorTy, Value, diag::Remark};
+use quernel_ir::{Code, Diagnostic, Elem, Graph, Op, Origin, Tensor, TensorTy, Value, diag::Remark, plain::Number};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Imports a model.
@@ -263,30 +263,22 @@ impl<'a> Importer<'a> {
                 return Err(Diagnostic::new(Code::BadOption, message));
             }
         };
-        let (lo, hi) = match scalar {
-            Scalar::F32 => return Ok(Tensor::f32(dims, &data.iter().map(|x| *x as f32).collect::<Vec<f32>>())),
-            Scalar::I64 => (i64::MIN, i64::MAX),
-            Scalar::I32 => (i32::MIN.into(), i32::MAX.into()),
-            Scalar::I8 => (i8::MIN.into(), i8::MAX.into()),
-            Scalar::U8 => (0, u8::MAX.into()),
-            Scalar::Bool => (0, 1),
-        };
-        match data.iter().find(|x| x.fract() != 0.0 || !(lo..=hi).contains(&(**x as i64))) {
-            Some(bad) => Err(Diagnostic::new(Code::BadOption, format!("is pinned to {bad}, which is no {}", scalar.name()))),
-            None => Ok(Tensor::from_ints(TensorTy::new(dims, scalar), data.iter().map(|x| *x as i64))),
+        if let Some((lo, hi)) = scalar.range()
+            && let Some(bad) = data.iter().find(|x| x.fract() != 0.0 || !(lo..=hi).contains(&(**x as i128)))
+        {
+            return Err(Diagnostic::new(Code::BadOption, format!("is pinned to {bad}, which is no {}", scalar.name())));
         }
+        let bytes: Vec<u8> =
+            data.iter().flat_map(|x| Number::Real(*x).bits(scalar).to_le_bytes().into_iter().take(scalar.bytes())).collect();
+        Tensor::new(TensorTy::new(dims, scalar), bytes).map_err(Diagnostic::bug)
     }
 
     fn input_type(&self, input: &ValueInfoProto) -> Result<TensorTy, Diagnostic> {
         let ty = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
         let ty = ty.ok_or_else(|| Diagnostic::new(Code::UnsupportedType, "is not declared as a tensor"))?;
         let elem = ty.elem_type.unwrap_or(0);
-        if elem != 1 {
-            return Err(Diagnostic::new(
-                Code::UnsupportedType,
-                format!("has elements of type {}; inputs have to be float", tensor::type_name(elem)),
-            ));
-        }
+        let scalar = tensor::scalar(elem)
+            .ok_or_else(|| Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}", tensor::type_name(elem))))?;
         let dims = self.input_dims(input)?;
         if dims.contains(&0) {
             return Err(Diagnostic::new(
@@ -294,7 +286,7 @@ impl<'a> Importer<'a> {
                 format!("has dimensions {dims:?}; tensors without elements are not supported"),
             ));
         }
-        Ok(TensorTy::new(dims, Scalar::F32))
+        Ok(TensorTy::new(dims, scalar))
     }
 
     /// The extents of an input, symbolic ones as the user gave them.
@@ -328,7 +320,7 @@ impl<'a> Importer<'a> {
     fn declared(&self, input: &ValueInfoProto, v: Value) -> Result<(), Diagnostic> {
         let Some(ty) = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()) else { return Ok(()) };
         let own = self.graph.ty(v);
-        if let (Some(elem), quernel_ir::Elem::Scalar(scalar)) = (ty.elem_type.filter(|e| *e != 0), &own.elem)
+        if let (Some(elem), Elem::Scalar(scalar)) = (ty.elem_type.filter(|e| *e != 0), &own.elem)
             && tensor::scalar(elem) != Some(*scalar)
         {
             let message = format!("is declared as {}, and its initializer is {}", tensor::type_name(elem), own.elem);
@@ -489,12 +481,17 @@ impl<'a> Importer<'a> {
             let name = node.output.first().cloned().unwrap_or_default();
             return Ok(vec![cx.g.constant(name, tensor)]);
         }
-        let integers = cx.inputs.iter().flatten().find(|v| cx.g.ty(**v).elem.quant().is_some());
-        if let Some(v) = integers.filter(|_| !operator.takes_integers()) {
-            let elem = cx.g.ty(*v).elem.quant().map_or_else(String::new, |q| q.storage().to_string());
-            return Err(Some(cx.err(Code::UnsupportedType, format!("computes on stored integers ({elem}) without their scale"))));
+        // Other operators read stored integers without their scale.
+        for i in 0..cx.inputs.len() {
+            let stored = cx.inputs[i].and_then(|v| cx.g.ty(v).elem.quant().map(|q| (v, q.storage())));
+            if let Some((v, storage)) = stored.filter(|_| !operator.takes_integers()) {
+                let unsupported =
+                    || Some(cx.err(Code::UnsupportedType, format!("computes on stored integers ({storage}) without their scale")));
+                let scalar = storage.scalar().ok_or_else(unsupported)?;
+                cx.inputs[i] = Some(cx.push_as(Op::Bitcast, &[v], scalar.into()).map_err(Some)?);
+            }
         }
-        (operator.build)(&mut cx).map_err(Some)
+        precision::build(&mut cx, operator).map_err(Some)
     }
 
     fn outputs(&mut self, proto: &GraphProto) {
@@ -516,22 +513,23 @@ impl<'a> Importer<'a> {
                 continue;
             };
             let computed = self.graph.ty(v).clone();
-            let integers = matches!(&computed.elem, quernel_ir::Elem::Quant(q) if q.storage().bits() == 8 && q.tensor_params().is_some());
             let declared = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.elem_type).unwrap_or(0);
-            let agree = match declared {
-                0 => true,
-                1 | 10 | 11 | 16 => computed.elem.is_f32(),
-                2 | 3 => integers,
-                _ => false,
+            let supported = match &computed.elem {
+                Elem::Scalar(_) => true,
+                Elem::Quant(q) => q.storage().bits() == 8 && q.tensor_params().is_some(),
             };
-            if !(computed.elem.is_f32() || integers) || !agree {
-                self.found.push(
-                    Diagnostic::new(
-                        Code::UnsupportedType,
-                        format!("has elements of type {}; outputs have to be float or quantized to 8 bits", computed.elem),
-                    )
-                    .at(place),
-                );
+            let agree = match &computed.elem {
+                _ if declared == 0 => true,
+                Elem::Scalar(s) => tensor::scalar(declared) == Some(*s),
+                Elem::Quant(_) => matches!(declared, 2 | 3),
+            };
+            if !supported || !agree {
+                let message = if supported {
+                    format!("is declared as {}, computed {}", tensor::type_name(declared), computed.elem)
+                } else {
+                    format!("has elements of type {}; outputs have to be plain numbers or quantized to 8 bits", computed.elem)
+                };
+                self.found.push(Diagnostic::new(Code::UnsupportedType, message).at(place));
                 continue;
             }
             let declared = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
@@ -566,7 +564,7 @@ impl<'a> Importer<'a> {
             let name = info.name.as_deref().unwrap_or_default();
             let elem = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.elem_type).unwrap_or(0);
             let Some(&v) = self.scope.env.get(name).filter(|_| elem != 0) else { continue };
-            if let quernel_ir::Elem::Scalar(own @ Scalar::F32) = self.graph.ty(v).elem
+            if let Elem::Scalar(own) = self.graph.ty(v).elem
                 && tensor::scalar(elem).is_none_or(|declared| declared != own)
             {
                 let message = format!("is declared as {}, computed {}", tensor::type_name(elem), own.name());

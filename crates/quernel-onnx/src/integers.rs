@@ -4,7 +4,10 @@
 //! integers take part, and only few of them.
 
 use crate::{limits, node::NodeCx, tensor};
-use quernel_ir::{Code, Diagnostic, Elem, Scalar, Tensor, TensorTy, infer};
+use quernel_ir::{
+    Binary, Code, Diagnostic, Scalar, Tensor, TensorTy, infer,
+    plain::{self, Number},
+};
 
 /// A small integer tensor.
 #[derive(Clone)]
@@ -17,6 +20,9 @@ struct Ints {
 impl Ints {
     fn of(self, scalar: Scalar) -> Self {
         Self { scalar, ..self }
+    }
+    fn tensor(self) -> Tensor {
+        Tensor::from_ints(TensorTy::new(self.dims, self.scalar), self.data)
     }
     fn like(&self, dims: Vec<usize>, data: Vec<i64>) -> Self {
         Self { dims, data, scalar: self.scalar }
@@ -33,39 +39,46 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
     }
     let small = |i: usize| -> Option<Ints> {
         let t = cx.g.tensor(cx.optional(i)?)?;
-        let scalar = match t.ty.elem {
-            Elem::Scalar(s) if s != Scalar::F32 => s,
-            _ => return None,
-        };
-        (t.ty.count() <= limits::SHAPE_ELEMENTS).then(|| Ints { dims: t.ty.dims.clone(), data: t.to_ints().unwrap_or_default(), scalar })
+        let scalar = t.ty.elem.scalar().filter(|s| !s.is_float())?;
+        (t.ty.count() <= limits::SHAPE_ELEMENTS).then_some(())?;
+        Some(Ints { dims: t.ty.dims.clone(), data: t.to_ints()?, scalar })
     };
     let Some(args) = (0..cx.inputs.len()).map(small).collect::<Option<Vec<_>>>() else { return Ok(None) };
     let Some(x) = args.first() else { return Ok(None) };
-    let elementwise = |f: fn(i64, i64) -> Option<i64>| -> Result<Ints, Diagnostic> {
+    let misfit = || cx.err(Code::ShapeMismatch, "integer operands do not broadcast");
+    if let Some(f) = function(cx, op)? {
+        let [a, b] = &args[..] else { return Ok(None) };
+        let result = zip(a, b, |x, y| plain::integer(f, a.scalar, x.into(), y.into()) as i64).ok_or_else(misfit)?;
+        return Ok(Some(result.tensor()));
+    }
+    let relation = |f: fn(i64, i64) -> bool| -> Result<Ints, Diagnostic> {
         cx.arity(2, 2)?;
-        zip(x, &args[1], f)
-            .ok_or_else(|| cx.err(Code::ShapeMismatch, "integer operands do not broadcast, or their result is no 64-bit integer"))
+        Ok(zip(x, &args[1], |a, b| f(a, b).into()).ok_or_else(misfit)?.of(Scalar::Bool))
     };
+    let each = |f: &dyn Fn(i64) -> i64| x.like(x.dims.clone(), x.data.iter().map(|d| f(*d)).collect());
     let result = match op {
-        "Add" => elementwise(i64::checked_add)?,
-        "Sub" => elementwise(i64::checked_sub)?,
-        "Mul" => elementwise(i64::checked_mul)?,
-        "Div" => elementwise(i64::checked_div)?,
-        "Min" => elementwise(|a, b| Some(a.min(b)))?,
-        "Max" => elementwise(|a, b| Some(a.max(b)))?,
-        "Equal" => elementwise(|a, b| Some((a == b).into()))?.of(Scalar::Bool),
-        "Less" => elementwise(|a, b| Some((a < b).into()))?.of(Scalar::Bool),
-        "LessOrEqual" => elementwise(|a, b| Some((a <= b).into()))?.of(Scalar::Bool),
-        "Greater" => elementwise(|a, b| Some((a > b).into()))?.of(Scalar::Bool),
-        "GreaterOrEqual" => elementwise(|a, b| Some((a >= b).into()))?.of(Scalar::Bool),
-        "And" => elementwise(|a, b| Some(a & b))?,
-        "Or" => elementwise(|a, b| Some(a | b))?,
-        "Not" => x.like(x.dims.clone(), x.data.iter().map(|d| 1 - (d & 1)).collect()),
+        "Equal" => relation(|a, b| a == b)?,
+        "Less" => relation(|a, b| a < b)?,
+        "LessOrEqual" => relation(|a, b| a <= b)?,
+        "Greater" => relation(|a, b| a > b)?,
+        "GreaterOrEqual" => relation(|a, b| a >= b)?,
+        "Not" => each(&|d| 1 - (d & 1)),
+        "Where" => {
+            cx.arity(3, 3)?;
+            let chosen = zip(x, &args[1], |c, a| if c != 0 { a } else { 0 });
+            let other = zip(x, &args[2], |c, b| if c != 0 { 0 } else { b });
+            let all = chosen.zip(other).and_then(|(a, b)| zip(&a, &b, |a, b| a | b));
+            all.ok_or_else(misfit)?.of(args[1].scalar)
+        }
         "Reshape" => reshape(cx, x, args.get(1))?,
         "Identity" => x.clone(),
-        "Neg" => x.like(x.dims.clone(), x.data.iter().map(|d| d.wrapping_neg()).collect()),
+        "Neg" => each(&i64::wrapping_neg),
+        "Abs" => each(&i64::wrapping_abs),
         "Cast" => match tensor::scalar(i32::try_from(cx.int("to")?.unwrap_or(0)).unwrap_or(0)) {
-            Some(to @ (Scalar::I64 | Scalar::I32)) => Ints { scalar: to, ..x.clone() },
+            Some(to) if !to.is_float() => {
+                let read = |d: i64| plain::wrap(to, Number::Int(d.into()).bits(to).into()) as i64;
+                each(&read).of(to)
+            }
             _ => return Ok(None),
         },
         "Gather" => gather(cx, x, args.get(1))?,
@@ -86,7 +99,25 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
     if result.data.len() > limits::SHAPE_ELEMENTS {
         return Err(cx.err(Code::LimitExceeded, format!("shape arithmetic on {} elements", result.data.len())));
     }
-    Ok(Some(Tensor::from_ints(TensorTy::new(result.dims, result.scalar), result.data)))
+    Ok(Some(result.tensor()))
+}
+
+/// The function of two integers an operator is.
+fn function(cx: &NodeCx<'_>, op: &str) -> Result<Option<Binary>, Diagnostic> {
+    Ok(Some(match op {
+        "Add" => Binary::Add,
+        "Sub" => Binary::Sub,
+        "Mul" => Binary::Mul,
+        "Div" => Binary::Div,
+        "Min" => Binary::Min,
+        "Max" => Binary::Max,
+        "Mod" if cx.flag("fmod", false)? => Binary::Remainder,
+        "Mod" => Binary::Modulo,
+        "And" => Binary::And,
+        "Or" => Binary::Or,
+        "Xor" => Binary::Xor,
+        _ => return Ok(None),
+    }))
 }
 
 fn shape(cx: &NodeCx<'_>, all: &[i64]) -> Result<Tensor, Diagnostic> {
@@ -97,7 +128,7 @@ fn shape(cx: &NodeCx<'_>, all: &[i64]) -> Result<Tensor, Diagnostic> {
     Ok(Tensor::i64([part.len()], part))
 }
 
-fn zip(a: &Ints, b: &Ints, f: fn(i64, i64) -> Option<i64>) -> Option<Ints> {
+fn zip(a: &Ints, b: &Ints, f: impl Fn(i64, i64) -> i64) -> Option<Ints> {
     let dims = infer::broadcast(&a.dims, &b.dims)?;
     let n: usize = dims.iter().product();
     if n > limits::SHAPE_ELEMENTS {
@@ -115,7 +146,7 @@ fn zip(a: &Ints, b: &Ints, f: fn(i64, i64) -> Option<i64>) -> Option<Ints> {
         }
         x.data[index]
     };
-    let data = (0..n).map(|i| f(at(a, i), at(b, i))).collect::<Option<Vec<_>>>()?;
+    let data = (0..n).map(|i| f(at(a, i), at(b, i))).collect();
     Some(a.like(dims, data))
 }
 

@@ -5,6 +5,7 @@
 //!                              |-- tensor.rs   initializers and constants, external data
 //!                              |-- import/scopes.rs  functions, conditions, loops
 //!                              |-- integers.rs shape arithmetic, evaluated here
+//!                              |-- precision.rs    floats of other widths than f32
 //!                              `-- ops/        one builder per operator
 //! ```
 //!
@@ -20,6 +21,7 @@ mod import;
 mod integers;
 mod node;
 mod ops;
+mod precision;
 mod tensor;
 
 pub use import::import;

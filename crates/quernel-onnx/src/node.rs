@@ -5,7 +5,9 @@ use crate::{
     generated::{AttributeProto, NodeProto},
     limits, tensor,
 };
-use quernel_ir::{Code, Diagnostic, Elem, Graph, Op, Origin, Scalar, Storage, Tensor, TensorTy, Value, diag::Remark, infer, verify};
+use quernel_ir::{
+    Code, Diagnostic, Elem, Graph, Op, Origin, Scalar, Storage, Tensor, TensorTy, Value, diag::Remark, infer, plain::Number, verify,
+};
 use std::collections::BTreeMap;
 
 /// A node in the course of import.
@@ -30,6 +32,8 @@ pub struct NodeCx<'a> {
 pub(crate) struct Stored {
     /// Element types in the file that are narrower than what holds them.
     pub types: BTreeMap<Value, Storage>,
+    /// The f32 behind a float of another width.
+    pub wide: BTreeMap<Value, Value>,
     /// Bytes of constants that were made from others.
     pub made: usize,
 }
@@ -228,6 +232,18 @@ impl NodeCx<'_> {
     /// A scalar constant.
     pub fn scalar(&mut self, x: f32) -> Value {
         self.g.constant("scalar", Tensor::f32([], &[x]))
+    }
+    /// A scalar constant of an integer type or bool.
+    pub fn number(&mut self, x: i128, s: Scalar) -> Value {
+        self.element(Number::Int(x), s)
+    }
+    /// A scalar constant of any plain type.
+    pub fn real(&mut self, x: f64, s: Scalar) -> Value {
+        self.element(Number::Real(x), s)
+    }
+    fn element(&mut self, x: Number, s: Scalar) -> Value {
+        let bytes = x.bits(s).to_le_bytes()[..s.bytes()].to_vec();
+        self.g.constant("scalar", Tensor::new(TensorTy::new([], s), bytes).expect("one element"))
     }
     /// A cast, or the value itself.
     pub fn cast(&mut self, v: Value, to: Scalar) -> Result<Value, Diagnostic> {

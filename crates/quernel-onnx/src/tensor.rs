@@ -5,7 +5,6 @@ use crate::{
     generated::{GraphProto, TensorProto, tensor_proto::DataType},
     limits,
 };
-use half::{bf16, f16};
 use quernel_ir::{Code, Diagnostic, Scalar, Storage, Tensor, TensorTy};
 use std::{
     collections::BTreeSet,
@@ -13,13 +12,20 @@ use std::{
     path::{Component, Path},
 };
 
-/// The scalar an ONNX element type is held as: narrower floats and integers widen without loss; `None` when there is none.
+/// The scalar of an ONNX element type; `None` when there is none.
 pub fn scalar(data_type: i32) -> Option<Scalar> {
     Some(match DataType::try_from(data_type).ok()? {
-        DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double => Scalar::F32,
-        DataType::Int64 | DataType::Uint32 => Scalar::I64,
-        DataType::Int32 | DataType::Int16 | DataType::Uint16 => Scalar::I32,
+        DataType::Double => Scalar::F64,
+        DataType::Float => Scalar::F32,
+        DataType::Float16 => Scalar::F16,
+        DataType::Bfloat16 => Scalar::BF16,
+        DataType::Int64 => Scalar::I64,
+        DataType::Int32 => Scalar::I32,
+        DataType::Int16 => Scalar::I16,
         DataType::Int8 => Scalar::I8,
+        DataType::Uint64 => Scalar::U64,
+        DataType::Uint32 => Scalar::U32,
+        DataType::Uint16 => Scalar::U16,
         DataType::Uint8 => Scalar::U8,
         DataType::Bool => Scalar::Bool,
         _ => return None,
@@ -43,8 +49,7 @@ pub fn integer_storage(data_type: i32) -> Option<Storage> {
 
 /// Integer storage of a tensor whose elements are held in a wider scalar.
 pub fn narrow_storage(proto: &TensorProto) -> Option<Storage> {
-    let data_type = proto.data_type.unwrap_or(0);
-    integer_storage(data_type).filter(|s| Some(s.bytes()) != scalar(data_type).map(Scalar::bytes) || s.bits() < 8)
+    integer_storage(proto.data_type.unwrap_or(0)).filter(|s| s.bits() < 8)
 }
 
 /// The name ONNX gives an element type.
@@ -117,7 +122,7 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
         ),
         (!proto.int64_data.is_empty(), matches!(data_type, DataType::Int64)),
         (!proto.double_data.is_empty(), matches!(data_type, DataType::Double)),
-        (!proto.uint64_data.is_empty(), matches!(data_type, DataType::Uint32)),
+        (!proto.uint64_data.is_empty(), matches!(data_type, DataType::Uint32 | DataType::Uint64)),
         (!proto.string_data.is_empty(), false),
     ];
     if filled.iter().any(|(has, fits)| *has && !fits) {
@@ -152,7 +157,7 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
                 expect(proto.double_data.len(), "elements", n)?;
                 proto.double_data.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
-            DataType::Uint32 => {
+            DataType::Uint32 | DataType::Uint64 => {
                 expect(proto.uint64_data.len(), "elements", n)?;
                 narrow(proto.uint64_data.iter().map(|x| i128::from(*x)), data_type)?
             }
@@ -167,12 +172,6 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
         raw.to_vec()
     };
     let bytes: Vec<u8> = match data_type {
-        DataType::Float16 => chunks(&raw).flat_map(|b| f16::from_le_bytes(b).to_f32().to_le_bytes()).collect(),
-        DataType::Bfloat16 => chunks(&raw).flat_map(|b| bf16::from_le_bytes(b).to_f32().to_le_bytes()).collect(),
-        DataType::Double => chunks(&raw).flat_map(|b| (f64::from_le_bytes(b) as f32).to_le_bytes()).collect(),
-        DataType::Int16 => chunks(&raw).flat_map(|b| i32::from(i16::from_le_bytes(b)).to_le_bytes()).collect(),
-        DataType::Uint16 => chunks(&raw).flat_map(|b| i32::from(u16::from_le_bytes(b)).to_le_bytes()).collect(),
-        DataType::Uint32 => chunks(&raw).flat_map(|b| i64::from(u32::from_le_bytes(b)).to_le_bytes()).collect(),
         // The low half first.
         DataType::Int4 => raw.iter().flat_map(|b| [((b << 4) as i8 >> 4) as u8, (*b as i8 >> 4) as u8]).take(n).collect(),
         DataType::Uint4 => raw.iter().flat_map(|b| [b & 15, b >> 4]).take(n).collect(),
@@ -190,15 +189,11 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
 /// Bytes of one stored element.
 fn width(data_type: DataType) -> usize {
     match data_type {
-        DataType::Double | DataType::Int64 => 8,
+        DataType::Double | DataType::Int64 | DataType::Uint64 => 8,
         DataType::Float | DataType::Int32 | DataType::Uint32 => 4,
         DataType::Float16 | DataType::Bfloat16 | DataType::Int16 | DataType::Uint16 => 2,
         _ => 1,
     }
-}
-
-fn chunks<const N: usize>(raw: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    raw.as_chunks::<N>().0.iter().copied()
 }
 
 /// Numbers of a wide field as bytes of the element type; a number outside the type is damage.
@@ -211,6 +206,7 @@ fn narrow(numbers: impl Iterator<Item = i128>, data_type: DataType) -> Result<Ve
         DataType::Int16 => (-32768, 32767),
         DataType::Uint16 | DataType::Float16 | DataType::Bfloat16 => (0, 65535),
         DataType::Uint32 => (0, u32::MAX.into()),
+        DataType::Uint64 => (0, u64::MAX.into()),
         _ => (i32::MIN.into(), i32::MAX.into()),
     };
     let width = width(data_type);

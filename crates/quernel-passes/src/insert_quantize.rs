@@ -50,6 +50,9 @@ pub(crate) fn form(g: &Graph, n: Node) -> Form {
         Op::Pool { kind: PoolKind::Average { .. }, .. } => Form::Elementwise,
         Op::Unary(f) => match f {
             Unary::Exp | Unary::Log | Unary::Sqrt | Unary::Reciprocal => Form::Float,
+            // Steps, periods and poles need more digits of their operand than a byte has.
+            Unary::Floor | Unary::Ceil | Unary::Round | Unary::Sign | Unary::Sin | Unary::Cos | Unary::Tan | Unary::Asin => Form::Float,
+            Unary::Acos | Unary::Sinh | Unary::Cosh | Unary::Asinh | Unary::Acosh | Unary::Atanh => Form::Float,
             _ => Form::Elementwise,
         },
         Op::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Min | Binary::Max) => Form::Elementwise,

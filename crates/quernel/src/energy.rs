@@ -44,8 +44,12 @@ impl Energy {
         let (mut arithmetic, mut activations) = (0.0, 0.0);
         let mut constants = BTreeSet::new();
         for step in &p.steps {
-            let float =
-                matches!(step.what, What::ConvFloat { .. } | What::MatMulFloat { .. } | What::UnaryFloat { .. } | What::BinaryFloat { .. });
+            let float = match step.what {
+                What::ConvFloat { .. } | What::MatMulFloat { .. } => true,
+                What::UnaryFloat { .. } | What::UnaryDouble { .. } | What::BinaryFloat { .. } => true,
+                What::BinaryPlain { scalar, .. } => scalar.is_float(),
+                _ => false,
+            };
             let (mac, element) = if float { (FLOAT_MAC_PJ, FLOAT_ELEMENT_PJ) } else { (INTEGER_MAC_PJ, INTEGER_ELEMENT_PJ) };
             let written: usize = step.writes.iter().map(|s| s.bytes).sum();
             arithmetic += mac * step.what.macs() as f64;

@@ -157,7 +157,7 @@ fn run(folder: &Path, case: &Case, model: &str) -> Result<String, String> {
     let has = |f: &dyn Fn(&str) -> bool| program.steps.iter().any(|s| f(s.what.name()));
     Ok(if program.inputs.is_empty() || program.steps.is_empty() {
         "folded".into()
-    } else if has(&|n| n.ends_with("_f32")) {
+    } else if has(&|n| n.ends_with("_f32") || n.ends_with("_f64")) {
         "float".into()
     } else if has(&|n| n == "lookup") {
         "table".into()
@@ -169,12 +169,12 @@ fn run(folder: &Path, case: &Case, model: &str) -> Result<String, String> {
 fn kind(elem: &Elem) -> String {
     match elem {
         Elem::Scalar(s) => match s {
+            Scalar::F64 => "float64".into(),
             Scalar::F32 => "float32".into(),
-            Scalar::I64 => "int64".into(),
-            Scalar::I32 => "int32".into(),
-            Scalar::I8 => "int8".into(),
-            Scalar::U8 => "uint8".into(),
+            Scalar::F16 => "float16".into(),
+            Scalar::BF16 => "bfloat16".into(),
             Scalar::Bool => "bool".into(),
+            s => format!("{}int{}", if s.is_signed() { "" } else { "u" }, 8 * s.bytes()),
         },
         Elem::Quant(q) => format!("{}int{}", if q.storage().signed() { "" } else { "u" }, q.storage().bits()),
     }

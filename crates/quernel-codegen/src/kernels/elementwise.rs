@@ -1,6 +1,6 @@
 //! Element-wise steps over contiguous elements and over strides.
 
-use super::{float_unary::Math, strided::Space, unsupported};
+use super::{float_binary, float_unary::Math, strided::Space, unsupported};
 use crate::emit::{Emitter, Ptr};
 use cranelift_codegen::ir::{
     InstBuilder, Value,
@@ -18,7 +18,7 @@ pub fn emit(e: &mut Emitter, what: &What) -> Result<(), Diagnostic> {
         What::Quantize { count, to } => quantize(e, *count, *to),
         What::Dequantize { count, from } => dequantize(e, *count, *from),
         What::Lookup { count } => lookup(e, *count),
-        What::BinaryBytes { op, .. } | What::BinaryFloat { op, .. } if *op == Binary::Pow => return Err(unsupported(what)),
+        What::BinaryBytes { op, .. } | What::BinaryFloat { op, .. } if op.bitwise() => return Err(unsupported(what)),
         What::BinaryBytes { op, over, a, b, to } => binary_bytes(e, *op, over, [*a, *b, *to]),
         What::BinaryFloat { op, over, lo, hi } => binary_float(e, *op, over, *lo, *hi),
         _ => return Err(unsupported(what)),
@@ -122,22 +122,30 @@ fn apply(e: &mut Emitter, op: Binary, a: Value, b: Value) -> Value {
         (Binary::Min, true) => e.min_first_v(a, b),
         (Binary::Max, false) => e.max_first(a, b),
         (Binary::Max, true) => e.max_first_v(a, b),
+        (Binary::Pow, _) => float_binary::pow(e, a, b),
+        (Binary::Remainder, _) => float_binary::remainder(e, a, b),
+        (Binary::Modulo, _) => float_binary::modulo(e, a, b),
         // Refused before any code is emitted.
-        (Binary::Pow, _) => a,
+        (Binary::And | Binary::Or | Binary::Xor | Binary::ShiftLeft | Binary::ShiftRight, _) => a,
     }
 }
 
-/// Whether the innermost axis suits vectors: the result is contiguous, operands are contiguous or constant along it.
-fn vectorizes(e: &Emitter, space: &Space, lanes: usize) -> bool {
+/// Whether the innermost axis suits vectors: the result is contiguous, operands are contiguous or constant along it, and
+/// the function has a vector form.
+fn vectorizes(e: &Emitter, op: Binary, space: &Space, lanes: usize) -> bool {
     let (n, steps) = space.inner();
-    e.vectors() && n >= lanes && steps[2] == 1 && steps[..2].iter().all(|s| matches!(s, 0 | 1))
+    !matches!(op, Binary::Pow | Binary::Remainder | Binary::Modulo)
+        && e.vectors()
+        && n >= lanes
+        && steps[2] == 1
+        && steps[..2].iter().all(|s| matches!(s, 0 | 1))
 }
 
 fn binary_bytes(e: &mut Emitter, op: Binary, over: &Strided, q: [ByteQuant; 3]) {
     let space = Space::new(over);
     let (n, steps) = space.inner();
     let operands = [e.read(0), e.read(1), e.write(0)];
-    let wide = if vectorizes(e, &space, 16) { n / 16 } else { 0 };
+    let wide = if vectorizes(e, op, &space, 16) { n / 16 } else { 0 };
     space.nest(e, &operands, &[1, 1, 1], 1, &mut |e, p| {
         let advance = |lanes: i64| [(p[0], steps[0] as i64 * lanes), (p[1], steps[1] as i64 * lanes), (p[2], steps[2] as i64 * lanes)];
         if wide > 0 {
@@ -174,7 +182,7 @@ fn binary_float(e: &mut Emitter, op: Binary, over: &Strided, lo: f32, hi: f32) {
     let space = Space::new(over);
     let (n, steps) = space.inner();
     let operands = [e.read(0), e.read(1), e.write(0)];
-    let wide = if vectorizes(e, &space, 4) { n / 4 } else { 0 };
+    let wide = if vectorizes(e, op, &space, 4) { n / 4 } else { 0 };
     space.nest(e, &operands, &[4, 4, 4], 1, &mut |e, p| {
         let advance =
             |lanes: i64| [(p[0], 4 * steps[0] as i64 * lanes), (p[1], 4 * steps[1] as i64 * lanes), (p[2], 4 * steps[2] as i64 * lanes)];

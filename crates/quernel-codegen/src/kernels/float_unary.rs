@@ -4,10 +4,18 @@ use super::unsupported;
 use crate::emit::Emitter;
 use cranelift_codegen::ir::{
     Endianness, InstBuilder, MemFlagsData, Value,
-    condcodes::FloatCC,
-    types::{F32, F32X4, I32, I32X4},
+    condcodes::{FloatCC, IntCC},
+    types::{F32, F32X4, I32, I32X4, I64},
 };
-use quernel_ir::{diag::Diagnostic, float, op::Unary, program::What};
+use quernel_ir::{
+    diag::Diagnostic,
+    float::{
+        self,
+        functions::{self, Arithmetic},
+    },
+    op::Unary,
+    program::What,
+};
 
 /// Emits the body of a step's function.
 pub fn emit(e: &mut Emitter, what: &What) -> Result<(), Diagnostic> {
@@ -146,8 +154,8 @@ impl Math {
         }
         x
     }
-    /// [`float::exp`].
-    pub fn exp(self, e: &mut Emitter, x: Value) -> Value {
+    /// [`float::exp_parts`].
+    fn exp_parts(self, e: &mut Emitter, x: Value) -> (Value, Value) {
         let n = self.mul_k(e, x, float::LOG2_E);
         let n = self.add_k(e, n, float::ROUND_MAGIC);
         let magic = self.k(e, float::ROUND_MAGIC);
@@ -159,20 +167,91 @@ impl Math {
         let p = self.horner(e, &float::EXP_POLY, r);
         let rr = self.mul(e, r, r);
         let p = self.mul(e, p, rr);
-        let p = self.add(e, p, r);
-        let y = self.add_k(e, p, 1.0);
+        let part = self.add(e, p, r);
         // Where the result is used, n is an integer in -126..=127.
         let n = e.float_to_int(n);
         let bias = self.bits(e, 127);
         let n = e.b.ins().iadd(n, bias);
         let n = e.b.ins().ishl_imm_u(n, 23);
-        let power = self.of_bits(e, n);
+        (part, self.of_bits(e, n))
+    }
+    /// [`float::exp`].
+    pub fn exp(self, e: &mut Emitter, x: Value) -> Value {
+        let (part, power) = self.exp_parts(e, x);
+        let y = self.add_k(e, part, 1.0);
         let y = self.mul(e, y, power);
         let y = self.pick(e, FloatCC::Equal, (x, x), y, x);
         let (hi, infinite) = (self.k(e, float::EXP_HI), self.k(e, f32::INFINITY));
         let y = self.less(e, hi, x, infinite, y);
         let (lo, zero) = (self.k(e, float::EXP_LO), self.k(e, 0.0));
         self.less(e, x, lo, zero, y)
+    }
+    /// [`float::reduce`]; the lanes of a vector one by one, through memory.
+    fn reduce(self, e: &mut Emitter, x: Value) -> (Value, Value) {
+        if !self.vector {
+            return Self::reduce_one(e, x);
+        }
+        let place = e.scratch(32);
+        for i in 0..4u8 {
+            let lane = e.b.ins().extractlane(x, i);
+            let (r, quadrant) = Self::reduce_one(e, lane);
+            e.store(r, place, 4 * i64::from(i));
+            e.store(quadrant, place, 16 + 4 * i64::from(i));
+        }
+        (e.load(F32X4, place, 0), e.load(F32X4, place, 16))
+    }
+    fn reduce_one(e: &mut Emitter, x: Value) -> (Value, Value) {
+        let math = Self::SCALAR;
+        let size = math.abs(e, x);
+        let bits = math.to_bits(e, size);
+        let fraction = math.bits(e, 0x007f_ffff);
+        let fraction = e.b.ins().band(bits, fraction);
+        let one = math.bits(e, 0x0080_0000);
+        let mantissa = e.b.ins().bor(fraction, one);
+        let mantissa = e.b.ins().uextend(I64, mantissa);
+        let exponent = e.b.ins().ushr_imm_u(bits, 23);
+        let (least, span, zero_bits) = (e.i32(126), e.i32(128), e.i32(0));
+        let at = e.b.ins().isub(exponent, least);
+        let small = e.b.ins().icmp(IntCC::UnsignedLessThan, exponent, least);
+        let at = e.b.ins().select(small, zero_bits, at);
+        let far = e.b.ins().icmp(IntCC::UnsignedGreaterThan, at, span);
+        let at = e.b.ins().select(far, span, at);
+        let at = e.b.ins().uextend(I64, at);
+        let (first, second) = (e.i64(64), e.i64(128));
+        let in_first = e.b.ins().icmp(IntCC::UnsignedLessThan, at, first);
+        let in_second = e.b.ins().icmp(IntCC::UnsignedLessThan, at, second);
+        // The word at the window's start, and the two behind it.
+        let words: [Value; 3] = std::array::from_fn(|i| {
+            let [a, b, c] = [i, i + 1, i + 2].map(|w| e.i64(float::TWO_OVER_PI[w] as i64));
+            let later = e.b.ins().select(in_second, b, c);
+            e.b.ins().select(in_first, a, later)
+        });
+        let mask = e.i64(63);
+        let shift = e.b.ins().band(at, mask);
+        let back = e.b.ins().isub(mask, shift);
+        let windows: [Value; 2] = std::array::from_fn(|i| {
+            let high = e.b.ins().ishl(words[i], shift);
+            let low = e.b.ins().ushr_imm_u(words[i + 1], 1);
+            let low = e.b.ins().ushr(low, back);
+            e.b.ins().bor(high, low)
+        });
+        let low = e.b.ins().ushr_imm_u(windows[1], 32);
+        let low = e.b.ins().imul(mantissa, low);
+        let low = e.b.ins().ushr_imm_u(low, 32);
+        let product = e.b.ins().imul(mantissa, windows[0]);
+        let product = e.b.ins().iadd(product, low);
+        let half = e.i64(1 << 61);
+        let quadrant = e.b.ins().iadd(product, half);
+        let quadrant = e.b.ins().ushr_imm_u(quadrant, 62);
+        let whole = e.b.ins().ishl_imm_u(quadrant, 62);
+        let rest = e.b.ins().isub(product, whole);
+        let rest = e.b.ins().fcvt_from_sint(F32, rest);
+        let rest = math.mul_k(e, rest, float::QUADRANT);
+        let quadrant = e.b.ins().fcvt_from_sint(F32, quadrant);
+        let (quarter, infinite, nan, zero) = (e.f32(float::QUARTER), e.f32(f32::INFINITY), e.f32(f32::NAN), e.f32(0.0));
+        let r = math.less(e, size, infinite, rest, nan);
+        let quadrant = math.less(e, size, infinite, quadrant, zero);
+        (math.less(e, size, quarter, size, r), math.less(e, size, quarter, zero, quadrant))
     }
     /// [`float::sigmoid`].
     fn sigmoid(self, e: &mut Emitter, x: Value) -> Value {
@@ -312,6 +391,7 @@ impl Math {
             }
             Unary::Neg => self.neg(e, x),
             Unary::Abs => self.abs(e, x),
+            _ => functions::unary(&mut Code { e, math: self }, f, x).unwrap_or(x),
         }
     }
     /// `(x / 2) (1 + y)`.
@@ -319,5 +399,66 @@ impl Math {
         let half = self.mul_k(e, x, 0.5);
         let y = self.add_k(e, y, 1.0);
         self.mul(e, half, y)
+    }
+}
+
+/// Instructions for the functions that are written once.
+struct Code<'e, 'f> {
+    e: &'e mut Emitter<'f>,
+    math: Math,
+}
+
+impl Arithmetic for Code<'_, '_> {
+    type Value = Value;
+    fn k(&mut self, v: f32) -> Value {
+        self.math.k(self.e, v)
+    }
+    fn add(&mut self, a: Value, b: Value) -> Value {
+        self.math.add(self.e, a, b)
+    }
+    fn sub(&mut self, a: Value, b: Value) -> Value {
+        self.math.sub(self.e, a, b)
+    }
+    fn mul(&mut self, a: Value, b: Value) -> Value {
+        self.math.mul(self.e, a, b)
+    }
+    fn div(&mut self, a: Value, b: Value) -> Value {
+        self.math.div(self.e, a, b)
+    }
+    fn sqrt(&mut self, x: Value) -> Value {
+        self.e.b.ins().sqrt(x)
+    }
+    fn abs(&mut self, x: Value) -> Value {
+        self.math.abs(self.e, x)
+    }
+    fn neg(&mut self, x: Value) -> Value {
+        self.math.neg(self.e, x)
+    }
+    fn copysign(&mut self, magnitude: Value, sign: Value) -> Value {
+        self.math.copysign(self.e, magnitude, sign)
+    }
+    fn less(&mut self, a: Value, b: Value, x: Value, y: Value) -> Value {
+        self.math.less(self.e, a, b, x, y)
+    }
+    fn at_most(&mut self, a: Value, b: Value, x: Value, y: Value) -> Value {
+        self.math.at_most(self.e, a, b, x, y)
+    }
+    fn equal(&mut self, a: Value, b: Value, x: Value, y: Value) -> Value {
+        self.math.pick(self.e, FloatCC::Equal, (a, b), x, y)
+    }
+    fn exp_parts(&mut self, x: Value) -> (Value, Value) {
+        self.math.exp_parts(self.e, x)
+    }
+    fn exp(&mut self, x: Value) -> Value {
+        self.math.exp(self.e, x)
+    }
+    fn log(&mut self, x: Value) -> Value {
+        self.math.log(self.e, x)
+    }
+    fn tanh(&mut self, x: Value) -> Value {
+        self.math.tanh(self.e, x)
+    }
+    fn reduce(&mut self, x: Value) -> (Value, Value) {
+        self.math.reduce(self.e, x)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::lex::{Bad, Cursor, Read, float};
 use crate::{
-    op::{Act, Binary, Multiplier, Op, PoolKind, ReduceKind, Unary, Window, WindowDim},
+    op::{Act, Binary, Comparison, Multiplier, Op, PoolKind, ReduceKind, Unary, Window, WindowDim},
     ty::TensorTy,
 };
 use std::fmt::{self, Write as _};
@@ -11,25 +11,6 @@ use std::fmt::{self, Write as _};
 /// One operator per mnemonic, attributes empty. [`fields`] describes what each holds.
 fn prototypes() -> impl Iterator<Item = Op> {
     let window = || Window { dims: vec![] };
-    let unary = [
-        Unary::Relu,
-        Unary::LeakyRelu { alpha: 0.0 },
-        Unary::Clip { lo: 0.0, hi: 0.0 },
-        Unary::Sigmoid,
-        Unary::Tanh,
-        Unary::HardSigmoid { alpha: 0.0, beta: 0.0 },
-        Unary::HardSwish,
-        Unary::Swish { alpha: 0.0 },
-        Unary::Gelu,
-        Unary::GeluTanh,
-        Unary::Erf,
-        Unary::Exp,
-        Unary::Log,
-        Unary::Sqrt,
-        Unary::Reciprocal,
-        Unary::Neg,
-        Unary::Abs,
-    ];
     let other = [
         Op::Conv { window: window(), groups: 0, act: Act::None, residual: false, multiplier: Multiplier::F64 },
         Op::Dense { act: Act::None, residual: false, multiplier: Multiplier::F64 },
@@ -49,9 +30,16 @@ fn prototypes() -> impl Iterator<Item = Op> {
         Op::Dequantize,
         Op::Requantize,
         Op::Cast,
+        Op::Bitcast,
+        Op::Select,
     ];
     let reduce = ReduceKind::ALL.into_iter().map(|kind| Op::Reduce { kind, axes: vec![], keep: false });
-    other.into_iter().chain(unary.into_iter().map(Op::Unary)).chain(Binary::ALL.into_iter().map(Op::Binary)).chain(reduce)
+    other
+        .into_iter()
+        .chain(Unary::ALL.into_iter().map(Op::Unary))
+        .chain(Binary::ALL.into_iter().map(Op::Binary))
+        .chain(Comparison::ALL.into_iter().map(Op::Compare))
+        .chain(reduce)
 }
 
 /// What defaults may depend on: the types of the operands, and of the result once it is known.
@@ -90,6 +78,16 @@ fn fields<V: Visit>(op: &mut Op, cx: &Context<'_>, v: &mut V) -> Read<()> {
                 v.field("beta", beta, None)
             }
             Unary::Swish { alpha } => v.field("alpha", alpha, Some(1.0)),
+            Unary::Elu { alpha, beta, gamma } => {
+                v.field("alpha", alpha, Some(1.0))?;
+                v.field("beta", beta, Some(1.0))?;
+                v.field("gamma", gamma, Some(1.0))
+            }
+            Unary::ThresholdedRelu { alpha } => v.field("alpha", alpha, None),
+            Unary::Shrink { lambda, bias } => {
+                v.field("lambda", lambda, None)?;
+                v.field("bias", bias, Some(0.0))
+            }
             Unary::Relu
             | Unary::Sigmoid
             | Unary::Tanh
@@ -102,7 +100,25 @@ fn fields<V: Visit>(op: &mut Op, cx: &Context<'_>, v: &mut V) -> Read<()> {
             | Unary::Sqrt
             | Unary::Reciprocal
             | Unary::Neg
-            | Unary::Abs => Ok(()),
+            | Unary::Abs
+            | Unary::Floor
+            | Unary::Ceil
+            | Unary::Round
+            | Unary::Sign
+            | Unary::Sin
+            | Unary::Cos
+            | Unary::Tan
+            | Unary::Asin
+            | Unary::Acos
+            | Unary::Atan
+            | Unary::Sinh
+            | Unary::Cosh
+            | Unary::Asinh
+            | Unary::Acosh
+            | Unary::Atanh
+            | Unary::Softplus
+            | Unary::Softsign
+            | Unary::Mish => Ok(()),
         },
         Op::Pool { kind, window } => {
             sliding(window, None, v)?;
@@ -129,7 +145,15 @@ fn fields<V: Visit>(op: &mut Op, cx: &Context<'_>, v: &mut V) -> Read<()> {
             v.field("after", after, rank.map(|rank| vec![0; rank]))?;
             v.field("value", value, Some(0.0))
         }
-        Op::MatMul | Op::Binary(_) | Op::Quantize | Op::Dequantize | Op::Requantize | Op::Cast => Ok(()),
+        Op::MatMul
+        | Op::Binary(_)
+        | Op::Compare(_)
+        | Op::Select
+        | Op::Quantize
+        | Op::Dequantize
+        | Op::Requantize
+        | Op::Cast
+        | Op::Bitcast => Ok(()),
     }
 }
 
@@ -460,7 +484,7 @@ mod tests {
     fn mnemonics_name_one_operator_each() {
         let names: Vec<_> = prototypes().map(|op| op.mnemonic()).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-        assert_eq!(names.len(), 18 + 17 + Binary::ALL.len() + ReduceKind::ALL.len());
+        assert_eq!(names.len(), 20 + Unary::ALL.len() + Binary::ALL.len() + Comparison::ALL.len() + ReduceKind::ALL.len());
     }
 
     struct Names(Vec<&'static str>);

@@ -1,12 +1,13 @@
 //! The data of constants: `dense [..]`, `splat X`, `seed N`, `#HASH`.
 
 use super::{
-    lex::{Cursor, Read, float},
+    lex::{Cursor, Read, real},
     print::Mode,
     types::{BRIEF_SCALES, scale_bytes, unresolved},
 };
 use crate::{
     graph::{Def, Graph, Value},
+    plain::Number,
     tensor::{Tensor, fnv1a},
     ty::{Elem, Scalar, Scheme, TensorTy},
 };
@@ -83,32 +84,32 @@ pub(super) fn write_data(out: &mut String, tensor: &Tensor, mode: Mode) {
 }
 
 fn write_element(out: &mut String, elem: &Elem, bytes: &[u8]) {
-    if elem.is_f32() {
-        float(out, f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-    } else {
-        let _ = write!(out, "{}", int(elem, bytes));
+    match elem.scalar().filter(|s| s.is_float()) {
+        Some(s) => real(out, s, raw(bytes)),
+        None => {
+            let _ = write!(out, "{}", int(elem, bytes));
+        }
     }
 }
 
-fn int(elem: &Elem, bytes: &[u8]) -> i64 {
-    let signed = match elem {
-        Elem::Scalar(s) => !matches!(s, Scalar::U8 | Scalar::Bool),
-        Elem::Quant(q) => q.storage().signed(),
-    };
-    let raw = bytes.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
-    let unused = 64 - 8 * bytes.len() as u32;
-    if signed { ((raw << unused) as i64) >> unused } else { raw as i64 }
+fn raw(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b))
 }
 
-/// The integers an element may hold.
-fn bounds(elem: &Elem) -> (i64, i64) {
+fn int(elem: &Elem, bytes: &[u8]) -> i128 {
+    let signed = match elem {
+        Elem::Scalar(s) => s.is_signed(),
+        Elem::Quant(q) => q.storage().signed(),
+    };
+    let unused = 64 - 8 * bytes.len() as u32;
+    if signed { i128::from(((raw(bytes) << unused) as i64) >> unused) } else { i128::from(raw(bytes)) }
+}
+
+/// The integers an element may hold; `None` for floats.
+fn bounds(elem: &Elem) -> Option<(i128, i128)> {
     match elem {
-        Elem::Scalar(Scalar::I64) => (i64::MIN, i64::MAX),
-        Elem::Scalar(Scalar::I32 | Scalar::F32) => (i64::from(i32::MIN), i64::from(i32::MAX)),
-        Elem::Scalar(Scalar::I8) => (-128, 127),
-        Elem::Scalar(Scalar::U8) => (0, 255),
-        Elem::Scalar(Scalar::Bool) => (0, 1),
-        Elem::Quant(q) => (i64::from(q.min()), i64::from(q.max())),
+        Elem::Scalar(s) => s.range(),
+        Elem::Quant(q) => Some((q.min().into(), q.max().into())),
     }
 }
 
@@ -119,8 +120,9 @@ pub(super) fn read_data(c: &mut Cursor<'_>, ty: TensorTy, pool: &Pool) -> Read<T
     let bytes: Arc<[u8]> = if c.peek() == Some('#') {
         let hash = c.hash()?;
         let Some(bytes) = pool.get(hash, size) else { return Err(unresolved(start, hash, "data")) };
-        let (lo, hi) = bounds(&ty.elem);
-        if !ty.elem.is_f32() && bytes.chunks_exact(width).any(|b| !(lo..=hi).contains(&int(&ty.elem, b))) {
+        if let Some((lo, hi)) = bounds(&ty.elem)
+            && bytes.chunks_exact(width).any(|b| !(lo..=hi).contains(&int(&ty.elem, b)))
+        {
             return Cursor::bad_at(start, format!("the data #{hash:016x} has elements outside [{lo}:{hi}]"));
         }
         bytes.clone()
@@ -161,26 +163,26 @@ pub(super) fn read_data(c: &mut Cursor<'_>, ty: TensorTy, pool: &Pool) -> Read<T
 /// The bytes of one element, and how many of them count.
 fn read_element(c: &mut Cursor<'_>, elem: &Elem) -> Read<([u8; 8], usize)> {
     let start = c.here();
-    if elem.is_f32() {
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&c.float()?.to_le_bytes());
-        return Ok((bytes, 4));
+    if let Some(s) = elem.scalar().filter(|s| s.is_float()) {
+        return Ok((c.real(s)?.to_le_bytes(), s.bytes()));
     }
-    let n: i64 = c.int()?;
-    let (lo, hi) = bounds(elem);
+    let n: i128 = c.int()?;
+    let (lo, hi) = bounds(elem).unwrap_or_default();
     if (lo..=hi).contains(&n) {
-        Ok((n.to_le_bytes(), elem.bytes()))
+        Ok(((n as u64).to_le_bytes(), elem.bytes()))
     } else {
         Cursor::bad_at(start, format!("element {n} is outside [{lo}:{hi}]"))
     }
 }
 
 /// The data `seed N` stands for. Element `i` comes from the 64 bits `r = mix(N + (i + 1) * 0x9e3779b97f4a7c15)`,
-/// where `mix` is the finalizer of SplitMix64: an f32 is `(r >> 40) / 2^23 - 1`, in `[-1, 1)`; an integer is `lo + (r *
-/// (hi - lo + 1) >> 64)` with the range of a quantized type, +-1000 for i32 and i64, and everything for i8, u8, bool.
+/// where `mix` is the finalizer of SplitMix64: a float is `(r >> 40) / 2^23 - 1`, in `[-1, 1)`; an integer is `lo + (r *
+/// (hi - lo + 1) >> 64)` with the range of a quantized type, +-1000 for i32 and i64, 0 to 2000 for u32 and u64, and
+/// everything for narrower ones.
 fn seeded(ty: &TensorTy, seed: u64) -> Arc<[u8]> {
-    let (lo, hi) = match ty.elem {
-        Elem::Scalar(Scalar::I32 | Scalar::I64) => (-1000, 1000),
+    let bounds = match ty.elem {
+        Elem::Scalar(Scalar::I32 | Scalar::I64) => Some((-1000, 1000)),
+        Elem::Scalar(Scalar::U32 | Scalar::U64) => Some((0, 2000)),
         _ => bounds(&ty.elem),
     };
     let width = ty.elem.bytes();
@@ -189,12 +191,14 @@ fn seeded(ty: &TensorTy, seed: u64) -> Arc<[u8]> {
     for _ in 0..ty.count() {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let r = mix(state);
-        if ty.elem.is_f32() {
-            bytes.extend_from_slice(&((r >> 40) as f32 / 8_388_608.0 - 1.0).to_le_bytes());
-        } else {
-            let n = lo + ((u128::from(r) * (hi - lo + 1) as u128) >> 64) as i64;
-            bytes.extend_from_slice(&n.to_le_bytes()[..width]);
-        }
+        let bits = match (bounds, ty.elem.scalar()) {
+            (None, Some(s)) => Number::Real((r >> 40) as f64 / 8_388_608.0 - 1.0).bits(s),
+            (range, _) => {
+                let (lo, hi) = range.unwrap_or_default();
+                (lo + ((u128::from(r) * (hi - lo + 1) as u128) >> 64) as i128) as u64
+            }
+        };
+        bytes.extend_from_slice(&bits.to_le_bytes()[..width]);
     }
     bytes.into()
 }

@@ -3,6 +3,7 @@
 //! A statement ends with its line, but inside brackets line ends and comments are white space. Nothing here
 //! recurses, and nothing grows faster than the text.
 
+use crate::{plain::Number, ty::Scalar};
 use std::fmt::Write as _;
 
 /// What does not fit, and the byte where it starts.
@@ -190,6 +191,32 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The bits of a floating-point number of type `s`.
+    pub fn real(&mut self, s: Scalar) -> Read<u64> {
+        if s == Scalar::F32 {
+            return self.float().map(|x| x.to_bits().into());
+        }
+        let start = self.here();
+        let token = self.run(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+'));
+        let bits = match token {
+            "" => return self.expected("a number"),
+            "inf" => Some(Number::Real(f64::INFINITY).bits(s)),
+            "-inf" => Some(Number::Real(f64::NEG_INFINITY).bits(s)),
+            "NaN" => Some(Number::Real(f64::NAN).bits(s)),
+            _ => match token.strip_prefix("nan.") {
+                Some(bits) => u64::from_str_radix(bits, 16).ok().filter(|b| is_nan(s, *b) && b >> (8 * s.bytes() - 1) <= 1),
+                None if token.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
+                    token.parse().ok().map(|x| Number::Real(x).bits(s)).filter(|b| Number::read(s, &b.to_le_bytes()).real().is_finite())
+                }
+                None => None,
+            },
+        };
+        match bits {
+            Some(bits) => Ok(bits),
+            None => Self::bad_at(start, format!("`{}` is not a number of type {s}", shorten(token))),
+        }
+    }
+
     /// `#` and the 16 digits of a content hash.
     pub fn hash(&mut self) -> Read<u64> {
         let start = self.here();
@@ -340,6 +367,23 @@ pub(super) fn float(out: &mut String, x: f32) {
     let _ = if x.is_nan() && x.to_bits() != f32::NAN.to_bits() { write!(out, "nan.{:08x}", x.to_bits()) } else { write!(out, "{x:?}") };
 }
 
+/// Writes a floating-point number of type `s` from its bits, so that [`Cursor::real`] reads the same bits.
+pub(super) fn real(out: &mut String, s: Scalar, bits: u64) {
+    if s == Scalar::F32 {
+        return float(out, f32::from_bits(bits as u32));
+    }
+    let x = Number::read(s, &bits.to_le_bytes()).real();
+    let _ = if x.is_nan() && bits != Number::Real(x).bits(s) {
+        write!(out, "nan.{bits:0width$x}", width = 2 * s.bytes())
+    } else {
+        write!(out, "{x:?}")
+    };
+}
+
+fn is_nan(s: Scalar, bits: u64) -> bool {
+    Number::read(s, &bits.to_le_bytes()).real().is_nan()
+}
+
 /// A token for a message.
 fn shorten(token: &str) -> String {
     if token.len() <= 40 { token.to_owned() } else { format!("{}..", token.chars().take(40).collect::<String>()) }
@@ -357,6 +401,18 @@ mod tests {
             float(&mut text, x);
             let back = Cursor::new(&text).float().expect(&text);
             assert_eq!(back.to_bits(), x.to_bits(), "{text}");
+        }
+    }
+
+    #[test]
+    fn floats_of_other_widths_keep_their_bits() {
+        let mut cases: Vec<(Scalar, u64)> = (0..=0xffff).flat_map(|b| [(Scalar::F16, b), (Scalar::BF16, b)]).collect();
+        let doubles = [0.0, -0.0, 0.1, 5e-324, f64::MAX, f64::INFINITY, f64::NEG_INFINITY, f64::NAN].map(f64::to_bits);
+        cases.extend(doubles.into_iter().chain([0x7ff0_0000_0000_0001, u64::MAX]).map(|b| (Scalar::F64, b)));
+        for (s, bits) in cases {
+            let mut text = String::new();
+            real(&mut text, s, bits);
+            assert_eq!(Cursor::new(&text).real(s).expect(&text), bits, "{s} {text}");
         }
     }
 

@@ -113,7 +113,7 @@ fn describe(out: &mut Vec<String>, what: &What) {
         }
         What::PoolFloat { kind, input, output, window: w } => pool(out, *kind, input, output, w),
         What::Lookup { count } => out.push(format!("count={count}")),
-        What::UnaryFloat { op, count } => out.extend([unary(*op), format!("count={count}")]),
+        What::UnaryFloat { op, count } | What::UnaryDouble { op, count } => out.extend([unary(*op), format!("count={count}")]),
         What::BinaryBytes { op, over, a, b, to } => {
             out.push(op.name().to_owned());
             strided(out, over);
@@ -124,6 +124,19 @@ fn describe(out: &mut Vec<String>, what: &What) {
             strided(out, over);
             out.push(format!("end=f32{}", clip(*lo, *hi)));
         }
+        What::BinaryPlain { op, scalar, over } => {
+            out.extend([op.name().to_owned(), scalar.to_string()]);
+            strided(out, over);
+        }
+        What::Compare { op, scalar, over } => {
+            out.extend([op.name().to_owned(), scalar.to_string()]);
+            strided(out, over);
+        }
+        What::Select { width, over } => {
+            out.push(format!("width={width}"));
+            strided(out, over);
+        }
+        What::Cast { from, to, count } => out.extend([format!("{from} to {to}"), format!("count={count}")]),
         What::MatMulFloat { batch, m, k, n, a_batch, b_batch } => {
             out.extend([format!("{batch}x{m}x{k}x{n}"), format!("a_batch={a_batch}"), format!("b_batch={b_batch}")]);
         }

@@ -102,7 +102,10 @@ fn read_elem(c: &mut Cursor<'_>, pool: &Pool) -> Read<Elem> {
     }
     match Scalar::ALL.into_iter().find(|s| s.name() == word) {
         Some(s) => Ok(Elem::Scalar(s)),
-        None => Cursor::bad_at(start, "expected an element type: f32, i64, i32, i8, u8, bool or q<..>"),
+        None => {
+            let known: Vec<&str> = Scalar::ALL.into_iter().map(Scalar::name).collect();
+            Cursor::bad_at(start, format!("expected an element type: {} or q<..>", known.join(", ")))
+        }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use quernel_ir::{
-    Act, Binary, Def, Elem, Graph, Multiplier, Op, Origin, PoolKind, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor, TensorTy, Unary,
-    Value, Window, WindowDim, graph::ConstData,
+    Act, Binary, Comparison, Def, Elem, Graph, Multiplier, Op, Origin, PoolKind, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor,
+    TensorTy, Unary, Value, Window, WindowDim, graph::ConstData,
 };
 
 /// Operators the text form knows.
-pub const MNEMONICS: usize = 46;
+pub const MNEMONICS: usize = 79;
 
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![3 => "[a-z]{1,3}", 2 => "[ -~]{0,6}", 1 => "/[a-z]{1,4}(/[A-Z][a-z]{1,3}(_[0-9])?){0,2}", 1 => "[\u{7}\u{2028}\n0-9a-f{}\\\\\"+;]{0,5}", 1 => any::<String>()]
@@ -113,28 +113,16 @@ fn multiplier() -> impl Strategy<Value = Multiplier> {
 }
 
 fn unary() -> impl Strategy<Value = Unary> {
-    let plain = [
-        Unary::Relu,
-        Unary::Sigmoid,
-        Unary::Tanh,
-        Unary::HardSwish,
-        Unary::Gelu,
-        Unary::GeluTanh,
-        Unary::Erf,
-        Unary::Exp,
-        Unary::Log,
-        Unary::Sqrt,
-        Unary::Reciprocal,
-        Unary::Neg,
-        Unary::Abs,
-    ];
-    prop_oneof![
-        4 => prop::sample::select(plain.to_vec()),
-        1 => float().prop_map(|alpha| Unary::LeakyRelu { alpha }),
-        1 => float().prop_map(|alpha| Unary::Swish { alpha }),
-        1 => (float(), float()).prop_map(|(lo, hi)| Unary::Clip { lo, hi }),
-        1 => (float(), float()).prop_map(|(alpha, beta)| Unary::HardSigmoid { alpha, beta }),
-    ]
+    (prop::sample::select(&Unary::ALL[..]), [float(), float(), float()]).prop_map(|(f, [a, b, c])| match f {
+        Unary::LeakyRelu { .. } => Unary::LeakyRelu { alpha: a },
+        Unary::Swish { .. } => Unary::Swish { alpha: a },
+        Unary::Clip { .. } => Unary::Clip { lo: a, hi: b },
+        Unary::HardSigmoid { .. } => Unary::HardSigmoid { alpha: a, beta: b },
+        Unary::Elu { .. } => Unary::Elu { alpha: a, beta: b, gamma: c },
+        Unary::ThresholdedRelu { .. } => Unary::ThresholdedRelu { alpha: a },
+        Unary::Shrink { .. } => Unary::Shrink { lambda: a, bias: b },
+        other => other,
+    })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -145,7 +133,7 @@ fn op() -> impl Strategy<Value = Op> {
         (act(), any::<bool>(), multiplier()).prop_map(|(act, residual, multiplier)| Op::Dense { act, residual, multiplier }),
         (pool_kind, window()).prop_map(|(kind, window)| Op::Pool { kind, window }),
         prop_oneof![Just(1e-5), float()].prop_map(|epsilon| Op::BatchNorm { epsilon }),
-        prop::sample::select(&[Op::MatMul, Op::Quantize, Op::Dequantize, Op::Requantize, Op::Cast][..]),
+        prop::sample::select(&[Op::MatMul, Op::Quantize, Op::Dequantize, Op::Requantize, Op::Cast, Op::Bitcast, Op::Select][..]),
     ];
     let moves = prop_oneof![
         numbers().prop_map(|dims| Op::Reshape { dims }),
@@ -164,6 +152,7 @@ fn op() -> impl Strategy<Value = Op> {
         moves,
         unary().prop_map(Op::Unary),
         prop::sample::select(&Binary::ALL[..]).prop_map(Op::Binary),
+        prop::sample::select(&Comparison::ALL[..]).prop_map(Op::Compare),
         (prop::sample::select(&ReduceKind::ALL[..]), numbers(), any::<bool>()).prop_map(|(kind, axes, keep)| Op::Reduce {
             kind,
             axes,
@@ -269,8 +258,11 @@ fn shown(op: &Op) -> String {
         Op::Conv { act: Act::Clip { lo, hi }, .. } | Op::Dense { act: Act::Clip { lo, hi }, .. } | Op::Unary(Unary::Clip { lo, hi }) => {
             vec![*lo, *hi]
         }
-        Op::Unary(Unary::HardSigmoid { alpha, beta }) => vec![*alpha, *beta],
-        Op::Unary(Unary::LeakyRelu { alpha: x } | Unary::Swish { alpha: x }) | Op::BatchNorm { epsilon: x } | Op::Pad { value: x, .. } => {
+        Op::Unary(Unary::HardSigmoid { alpha: x, beta: y } | Unary::Shrink { lambda: x, bias: y }) => vec![*x, *y],
+        Op::Unary(Unary::Elu { alpha, beta, gamma }) => vec![*alpha, *beta, *gamma],
+        Op::Unary(Unary::LeakyRelu { alpha: x } | Unary::Swish { alpha: x } | Unary::ThresholdedRelu { alpha: x })
+        | Op::BatchNorm { epsilon: x }
+        | Op::Pad { value: x, .. } => {
             vec![*x]
         }
         _ => vec![],

@@ -1,8 +1,8 @@
 //! Graphs for tests: helpers that add one layer each, and random graphs.
 
 use quernel_ir::{
-    Act, Binary, Elem, Graph, Multiplier, Op, Origin, PoolKind, Quant, ReduceKind, Scheme, Storage, Tensor, TensorTy, Unary, Value, Window,
-    WindowDim, infer,
+    Act, Binary, Comparison, Elem, Graph, Multiplier, Op, Origin, PoolKind, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor, TensorTy,
+    Unary, Value, Window, WindowDim, infer, plain::Number,
 };
 
 /// SplitMix64.
@@ -201,6 +201,7 @@ impl Net {
                 let elem = if max || xq.is_none() || self.rng.chance(2) { same } else { self.activation(0.04) };
                 Some(self.op(Op::Pool { kind, window }, &[x], elem))
             }
+            9 if xq.is_none() && self.rng.chance(2) => Some(self.plain(x, pool)),
             9 => {
                 let f = self.rng.pick(&[
                     Unary::Relu,
@@ -334,6 +335,38 @@ impl Net {
             _ => None,
         }
         .filter(|&y| self.g.ty(y).count() <= limit * 4)
+    }
+
+    /// Casts, a function, a relation and a choice in some plain type, and back to f32.
+    fn plain(&mut self, x: Value, pool: &[Value]) -> Value {
+        let s = self.rng.pick(&Scalar::ALL);
+        let dims = self.dims(x);
+        let other = pool.iter().copied().rfind(|&v| v != x && self.dims(v) == dims && self.quant(v).is_none());
+        let ten = self.g.constant("ten", Tensor::f32([], &[10.0]));
+        let wide = self.op(Op::Binary(Binary::Mul), &[x, ten], Elem::F32);
+        let a = self.op(Op::Cast, &[wide], s.into());
+        let b = match other {
+            Some(v) => self.op(Op::Cast, &[v], s.into()),
+            None => {
+                let x = Number::Int(self.rng.range(0, 9).into()).bits(s).to_le_bytes();
+                let one = Tensor::new(TensorTy::new([1], s), x[..s.bytes()].to_vec()).expect("one element");
+                self.g.constant("k", one)
+            }
+        };
+        let takes = |op: &Op, args: &[Value], s: &Self, elem: Elem| {
+            let types: Vec<&TensorTy> = args.iter().map(|&v| s.g.ty(v)).collect();
+            quernel_ir::verify::elements(op, &types, &TensorTy::new(dims.clone(), elem)).is_ok()
+        };
+        let f = Op::Binary(self.rng.pick(&Binary::ALL));
+        let y = if takes(&f, &[a, b], self, s.into()) { self.op(f, &[a, b], s.into()) } else { a };
+        let relation = Op::Compare(self.rng.pick(&Comparison::ALL));
+        let z = if takes(&relation, &[y, b], self, Elem::BOOL) {
+            let c = self.op(relation, &[y, b], Elem::BOOL);
+            self.op(Op::Select, &[c, y, b], s.into())
+        } else {
+            y
+        };
+        self.op(Op::Cast, &[z], Elem::F32)
     }
 
     /// A random graph of about `ops` operators.

@@ -1,7 +1,7 @@
 //! Functions of one and of two elements.
 
 use crate::node::{Built, NodeCx};
-use quernel_ir::{Binary, Code, Op, Unary, Value};
+use quernel_ir::{Binary, Code, Diagnostic, Op, Scalar, Unary, Value};
 
 fn unary(cx: &mut NodeCx<'_>, f: Unary) -> Built {
     cx.arity(1, 1)?;
@@ -12,7 +12,92 @@ fn unary(cx: &mut NodeCx<'_>, f: Unary) -> Built {
 macro_rules! unary {
     ($($name:ident $f:ident)*) => { $(pub fn $name(cx: &mut NodeCx<'_>) -> Built { unary(cx, Unary::$f) })* };
 }
-unary! { abs Abs  erf Erf  exp Exp  hard_swish HardSwish  log Log  neg Neg  reciprocal Reciprocal  relu Relu  sigmoid Sigmoid  sqrt Sqrt  tanh Tanh }
+unary! {
+    acos Acos  acosh Acosh  asin Asin  asinh Asinh  atan Atan  atanh Atanh  ceil Ceil  cos Cos  cosh Cosh  erf Erf  exp Exp
+    floor Floor  hard_swish HardSwish  log Log  mish Mish  reciprocal Reciprocal  round Round  sigmoid Sigmoid  sin Sin
+    sinh Sinh  softplus Softplus  softsign Softsign  sqrt Sqrt  tan Tan  tanh Tanh
+}
+
+pub fn elu(cx: &mut NodeCx<'_>) -> Built {
+    let alpha = cx.float("alpha", 1.0)?;
+    unary(cx, Unary::Elu { alpha, beta: 1.0, gamma: 1.0 })
+}
+
+pub fn celu(cx: &mut NodeCx<'_>) -> Built {
+    let alpha = cx.float("alpha", 1.0)?;
+    let beta = 1.0 / alpha;
+    if !beta.is_finite() {
+        return Err(cx.bad_attribute(format!("attribute `alpha` is {alpha}")));
+    }
+    unary(cx, Unary::Elu { alpha, beta, gamma: 1.0 })
+}
+
+pub fn selu(cx: &mut NodeCx<'_>) -> Built {
+    let (alpha, gamma) = (cx.float("alpha", 1.673_263_2)?, cx.float("gamma", 1.050_701)?);
+    unary(cx, Unary::Elu { alpha, beta: 1.0, gamma })
+}
+
+pub fn thresholded_relu(cx: &mut NodeCx<'_>) -> Built {
+    let alpha = cx.float("alpha", 1.0)?;
+    unary(cx, Unary::ThresholdedRelu { alpha })
+}
+
+pub fn shrink(cx: &mut NodeCx<'_>) -> Built {
+    let (lambda, bias) = (cx.float("lambd", 0.5)?, cx.float("bias", 0.0)?);
+    unary(cx, Unary::Shrink { lambda, bias })
+}
+
+pub fn sign(cx: &mut NodeCx<'_>) -> Built {
+    let Some(s) = integer(cx) else { return unary(cx, Unary::Sign) };
+    cx.arity(1, 1)?;
+    let (x, one) = (cx.arg(0)?, cx.number(1, s));
+    let mut y = cx.push(Op::Binary(Binary::Min), &[x, one])?;
+    if s.is_signed() {
+        let minus = cx.number(-1, s);
+        y = cx.push(Op::Binary(Binary::Max), &[y, minus])?;
+    }
+    Ok(vec![y])
+}
+
+/// The integer type of the first operand, if it has one.
+fn integer(cx: &NodeCx<'_>) -> Option<Scalar> {
+    cx.optional(0).and_then(|x| cx.g.ty(x).elem.scalar()).filter(|s| s.is_integer())
+}
+
+/// `0 - x` of integers.
+fn negated(cx: &mut NodeCx<'_>, s: Scalar) -> Result<Value, Diagnostic> {
+    cx.arity(1, 1)?;
+    let (x, zero) = (cx.arg(0)?, cx.number(0, s));
+    cx.push(Op::Binary(Binary::Sub), &[zero, x])
+}
+
+pub fn neg(cx: &mut NodeCx<'_>) -> Built {
+    match integer(cx) {
+        Some(s) => Ok(vec![negated(cx, s)?]),
+        None => unary(cx, Unary::Neg),
+    }
+}
+
+pub fn abs(cx: &mut NodeCx<'_>) -> Built {
+    match integer(cx) {
+        Some(s) if s.is_signed() => {
+            let (x, negative) = (cx.arg(0)?, negated(cx, s)?);
+            Ok(vec![cx.push(Op::Binary(Binary::Max), &[x, negative])?])
+        }
+        Some(_) => Ok(vec![cx.arg(0)?]),
+        None => unary(cx, Unary::Abs),
+    }
+}
+
+pub fn relu(cx: &mut NodeCx<'_>) -> Built {
+    match integer(cx) {
+        Some(s) => {
+            let (x, zero) = (cx.arg(0)?, cx.number(0, s));
+            Ok(vec![cx.push(Op::Binary(Binary::Max), &[x, zero])?])
+        }
+        None => unary(cx, Unary::Relu),
+    }
+}
 
 pub fn leaky_relu(cx: &mut NodeCx<'_>) -> Built {
     let alpha = cx.float("alpha", 0.01)?;
@@ -38,6 +123,18 @@ pub fn gelu(cx: &mut NodeCx<'_>) -> Built {
 }
 
 pub fn clip(cx: &mut NodeCx<'_>) -> Built {
+    let computed = |i: usize| cx.optional(i).is_some_and(|v| cx.g.tensor(v).is_none());
+    let x = cx.arg(0)?;
+    if cx.opset >= 11 && (computed(1) || computed(2) || !cx.g.ty(x).elem.is_f32()) {
+        cx.arity(1, 3)?;
+        let mut y = x;
+        for (i, f) in [(1, Binary::Max), (2, Binary::Min)] {
+            if let Some(bound) = cx.optional(i) {
+                y = cx.push(Op::Binary(f), &[y, bound])?;
+            }
+        }
+        return Ok(vec![y]);
+    }
     let (lo, hi) = if cx.opset < 11 {
         cx.arity(1, 1)?;
         (cx.float("min", f32::MIN)?, cx.float("max", f32::MAX)?)
@@ -51,7 +148,6 @@ pub fn clip(cx: &mut NodeCx<'_>) -> Built {
     let open = |x: f32| if x.abs() == f32::MAX { x * f32::INFINITY } else { x };
     // ONNX takes the upper bound last, so it wins where the two are crossed.
     let (lo, hi) = (open(lo).min(open(hi)), open(hi));
-    let x = cx.arg(0)?;
     let f = if lo == 0.0 && hi == f32::INFINITY { Unary::Relu } else { Unary::Clip { lo, hi } };
     Ok(vec![cx.push(Op::Unary(f), &[x])?])
 }
@@ -74,10 +170,25 @@ pub fn mul(cx: &mut NodeCx<'_>) -> Built {
 pub fn div(cx: &mut NodeCx<'_>) -> Built {
     binary(cx, Binary::Div)
 }
+/// The remainder of a division: truncating with `fmod`, else rounding down.
+pub fn modulo(cx: &mut NodeCx<'_>) -> Built {
+    let truncates = cx.flag("fmod", false)?;
+    binary(cx, if truncates { Binary::Remainder } else { Binary::Modulo })
+}
+
 pub fn pow(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(2, 2)?;
     let (a, b) = (cx.arg(0)?, cx.arg(1)?);
-    let b = if cx.g.ty(a).elem.is_f32() { cx.cast(b, quernel_ir::Scalar::F32)? } else { b };
+    if let Some(s) = integer(cx) {
+        if cx.g.ty(a).elem == cx.g.ty(b).elem {
+            return binary(cx, Binary::Pow);
+        }
+        // Of different types: in f32, and the result has the type of the base.
+        let (x, y) = (cx.cast(a, Scalar::F32)?, cx.cast(b, Scalar::F32)?);
+        let power = cx.push(Op::Binary(Binary::Pow), &[x, y])?;
+        return Ok(vec![cx.cast(power, s)?]);
+    }
+    let b = if cx.g.ty(a).elem.is_f32() { cx.cast(b, Scalar::F32)? } else { b };
     // Squares and roots are spelled as powers; as products they are exact and cheap.
     let exponent = cx.g.tensor(b).and_then(|t| t.to_f32()).filter(|e| e.len() == 1 && cx.g.ty(b).rank() <= cx.g.ty(a).rank()).map(|e| e[0]);
     Ok(vec![match exponent {
@@ -93,7 +204,7 @@ pub fn pow(cx: &mut NodeCx<'_>) -> Built {
     }])
 }
 
-fn variadic(cx: &mut NodeCx<'_>, f: Binary) -> Result<Value, quernel_ir::Diagnostic> {
+fn variadic(cx: &mut NodeCx<'_>, f: Binary) -> Result<Value, Diagnostic> {
     cx.arity(1, 1 << 10)?;
     let mut x = cx.arg(0)?;
     for i in 1..cx.inputs.len() {

@@ -38,6 +38,8 @@ fn storage(cx: &NodeCx<'_>, v: Value) -> Option<Storage> {
         _ if cx.stored.types.contains_key(&v) => cx.stored.types.get(&v).copied(),
         Elem::Scalar(Scalar::U8) => Some(Storage::U8),
         Elem::Scalar(Scalar::I8) => Some(Storage::I8),
+        Elem::Scalar(Scalar::U16) => Storage::new(16, false),
+        Elem::Scalar(Scalar::I16) => Some(Storage::I16),
         Elem::Scalar(Scalar::I32) => Some(Storage::I32),
         Elem::Scalar(_) => None,
     }
@@ -193,7 +195,15 @@ pub fn dequantize(cx: &mut NodeCx<'_>) -> Built {
 /// The numbers that stored integers mean under `p`.
 fn reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: Option<usize>) -> Result<Value, Diagnostic> {
     if cx.g.ty(x).elem.quant().is_none() {
-        return constant_reals(cx, x, p, axis, block);
+        return match (p.one(), storage(cx, x).filter(|s| s.bits() < 32)) {
+            // Integers that were computed, or came in.
+            (Some(one), Some(storage)) if cx.g.tensor(x).is_none() => {
+                let elem = per_tensor(cx, storage, one)?;
+                let q = cx.push_as(Op::Bitcast, &[x], elem)?;
+                cx.push_as(Op::Dequantize, &[q], Elem::F32)
+            }
+            _ => constant_reals(cx, x, p, axis, block),
+        };
     }
     if let (Some((_, scale, zero)), Some((s, z))) = (tensor_params(cx, x), p.one()) {
         if scale.to_bits() == s.to_bits() && i64::from(zero) == z {
@@ -319,7 +329,7 @@ fn unit(cx: &mut NodeCx<'_>, x: Value) -> Result<Value, Diagnostic> {
 /// Stored integers as floats.
 fn raw(cx: &mut NodeCx<'_>, x: Value) -> Result<Value, Diagnostic> {
     if cx.g.ty(x).elem.quant().is_none() {
-        let plain = matches!(cx.g.ty(x).elem, Elem::Scalar(s) if s != Scalar::F32) && cx.g.tensor(x).is_some();
+        let plain = matches!(cx.g.ty(x).elem, Elem::Scalar(s) if s.is_integer());
         return if plain {
             cx.cast(x, Scalar::F32)
         } else {

@@ -5,31 +5,56 @@ use crate::{
     node::{Built, NodeCx},
     tensor,
 };
-use quernel_ir::{Code, Elem, Scalar, Tensor};
+use quernel_ir::{Code, Diagnostic, Elem, Op, Scalar, Tensor, TensorTy, Value, plain::Number};
 
 pub fn identity(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(1, 1)?;
     Ok(vec![cx.arg(0)?])
 }
 
+/// In inference, or when nothing is dropped: the operand, and a mask that keeps everything.
 pub fn dropout(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(1, 3)?;
     if let Some(v) = cx.optional(2) {
         let training = cx.g.tensor(v).and_then(Tensor::to_ints);
-        if training.as_deref() != Some(&[0]) {
+        let ratio = match cx.optional(1) {
+            Some(v) => cx.g.tensor(v).and_then(Tensor::to_f32).and_then(|r| r.first().copied()),
+            None => Some(0.5),
+        };
+        if training.as_deref() != Some(&[0]) && ratio != Some(0.0) {
             return Err(cx.unsupported("drops elements in training mode"));
         }
     }
-    Ok(vec![cx.arg(0)?])
+    let x = cx.arg(0)?;
+    if cx.proto.output.len() < 2 {
+        return Ok(vec![x]);
+    }
+    // Before opset 10 the mask had the type of the operand.
+    let scalar = cx.g.ty(x).elem.scalar().filter(|_| cx.opset < 10).unwrap_or(Scalar::Bool);
+    let dims = cx.dims(x);
+    let one = Number::Int(1).bits(scalar).to_le_bytes();
+    let mask = filled(cx, dims, scalar, &one[..scalar.bytes()])?;
+    Ok(vec![x, mask])
+}
+
+/// A constant of equal elements.
+fn filled(cx: &mut NodeCx<'_>, dims: Vec<usize>, scalar: Scalar, element: &[u8]) -> Result<Value, Diagnostic> {
+    let n = tensor::count(&dims).map_err(|d| d.at(cx.label))?;
+    made(cx, dims, scalar, n, || element.repeat(n))
+}
+
+/// A constant of `n` elements, if that is not too many.
+fn made(cx: &mut NodeCx<'_>, dims: Vec<usize>, scalar: Scalar, n: usize, bytes: impl FnOnce() -> Vec<u8>) -> Result<Value, Diagnostic> {
+    if n > limits::SHAPE_ELEMENTS * 1024 {
+        return Err(cx.err(Code::LimitExceeded, format!("makes a constant of {n} elements")));
+    }
+    let t = Tensor::new(TensorTy::new(dims, scalar), bytes()).map_err(|e| cx.err(Code::Internal, e))?;
+    let name = cx.proto.output.first().cloned().unwrap_or_default();
+    Ok(cx.g.constant(name, t))
 }
 
 pub fn shape(cx: &mut NodeCx<'_>) -> Built {
     Err(cx.unsupported("takes the shape of nothing"))
-}
-
-/// A logical operator whose operands are not all constant integers: `integers.rs` evaluates the others.
-pub fn decided(cx: &mut NodeCx<'_>) -> Built {
-    Err(cx.unsupported("decides at run time; only what is known at compile time is supported"))
 }
 
 pub fn constant(cx: &mut NodeCx<'_>) -> Built {
@@ -74,32 +99,90 @@ pub fn constant_of_shape(cx: &mut NodeCx<'_>) -> Built {
     if value.ty.count() != 1 {
         return Err(cx.bad_attribute("attribute `value` does not have one element"));
     }
-    let n = tensor::count(&dims).map_err(|d| d.at(cx.label))?;
-    if n > limits::SHAPE_ELEMENTS * 1024 {
-        return Err(cx.err(Code::LimitExceeded, format!("makes a constant of {n} elements")));
+    let Some(scalar) = value.ty.elem.scalar() else { return Err(cx.bad_attribute("attribute `value` is quantized")) };
+    Ok(vec![filled(cx, dims, scalar, value.bytes())?])
+}
+
+/// `start, start + delta, ..` below (or above) `limit`.
+pub fn range(cx: &mut NodeCx<'_>) -> Built {
+    cx.arity(3, 3)?;
+    let mut numbers = Vec::new();
+    let mut scalar = Scalar::I64;
+    for i in 0..3 {
+        let v = cx.arg(i)?;
+        let t =
+            cx.g.tensor(v).ok_or_else(|| cx.unsupported(format!("operand {i} has to be a constant: it decides how long the result is")))?;
+        scalar =
+            t.ty.elem
+                .scalar()
+                .filter(|s| *s != Scalar::Bool && t.ty.count() == 1)
+                .ok_or_else(|| cx.bad_attribute(format!("operand {i} is no number")))?;
+        numbers.push(Number::read(scalar, t.bytes()));
     }
-    let bytes = value.bytes().repeat(n);
-    let mut ty = value.ty.clone();
-    ty.dims = dims;
-    let t = Tensor::new(ty, bytes).map_err(|e| cx.err(Code::Internal, e))?;
-    let name = cx.proto.output.first().cloned().unwrap_or_default();
-    Ok(vec![cx.g.constant(name, t)])
+    let (n, at): (f64, Box<dyn Fn(usize) -> Number>) = match numbers[..] {
+        [Number::Int(start), Number::Int(limit), Number::Int(delta)] if delta != 0 => {
+            // Both signs of the step; the numbers are of 64 bits.
+            let (span, step) = if delta > 0 { (limit - start, delta) } else { (start - limit, -delta) };
+            (((span + step - 1).div_euclid(step)).max(0) as f64, Box::new(move |i| Number::Int(start + i as i128 * delta)))
+        }
+        [Number::Real(start), Number::Real(limit), Number::Real(delta)] if delta != 0.0 => {
+            (((limit - start) / delta).ceil().max(0.0), Box::new(move |i| Number::Real(start + i as f64 * delta)))
+        }
+        _ => return Err(cx.bad_attribute("the step is 0, or operands differ in type")),
+    };
+    // A NaN saturates to 0.
+    let n = n as usize;
+    let width = scalar.bytes();
+    Ok(vec![made(cx, vec![n], scalar, n, || (0..n).flat_map(|i| at(i).bits(scalar).to_le_bytes().into_iter().take(width)).collect())?])
+}
+
+/// Ones on a diagonal.
+pub fn eye_like(cx: &mut NodeCx<'_>) -> Built {
+    cx.arity(1, 1)?;
+    let x = cx.arg(0)?;
+    let dims = cx.dims(x);
+    let &[_, columns] = &dims[..] else { return Err(cx.bad_attribute(format!("a diagonal of {} axes", dims.len()))) };
+    let scalar = match cx.int("dtype")? {
+        None => cx.g.ty(x).elem.scalar(),
+        Some(t) => target(t),
+    };
+    let scalar = scalar.ok_or_else(|| cx.err(Code::UnsupportedType, "a diagonal of elements that are no plain numbers"))?;
+    let k = cx.int("k")?.unwrap_or(0);
+    let n = tensor::count(&dims).map_err(|d| d.at(cx.label))?;
+    let on = |i: usize| (i / columns) as i64 == (i % columns) as i64 - k;
+    let bits = |i: usize| Number::Int(on(i).into()).bits(scalar).to_le_bytes();
+    Ok(vec![made(cx, dims.clone(), scalar, n, || (0..n).flat_map(|i| bits(i).into_iter().take(scalar.bytes())).collect())?])
+}
+
+/// The plain type of an attribute.
+fn target(t: i64) -> Option<Scalar> {
+    i32::try_from(t).ok().and_then(tensor::scalar)
+}
+
+/// The plain type a cast goes to.
+fn cast_target(cx: &NodeCx<'_>) -> Result<Scalar, Diagnostic> {
+    let to = cx.int("to")?.unwrap_or(0);
+    target(to).ok_or_else(|| {
+        let name = i32::try_from(to).map_or_else(|_| format!("element type {to}"), tensor::type_name);
+        cx.err(Code::UnsupportedType, format!("casts to {name}"))
+    })
 }
 
 pub fn cast(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(1, 1)?;
-    let to = i32::try_from(cx.int("to")?.unwrap_or(0)).unwrap_or(0);
-    let x = cx.arg(0)?;
-    match tensor::scalar(to) {
-        Some(scalar) if to == 10 || to == 16 => {
-            cx.remark(format!("casts to {}; computed in float instead", tensor::type_name(to)));
-            Ok(vec![cx.cast(x, scalar)?])
-        }
-        Some(scalar @ Scalar::F32) | Some(scalar)
-            if cx.g.ty(x).elem == Elem::Scalar(scalar) || cx.g.tensor(x).is_some() || scalar == Scalar::F32 =>
-        {
-            Ok(vec![cx.cast(x, scalar)?])
-        }
-        _ => Err(cx.err(Code::UnsupportedType, format!("casts to {}", tensor::type_name(to)))),
-    }
+    let (x, to) = (cx.arg(0)?, cast_target(cx)?);
+    Ok(vec![cx.cast(x, to)?])
+}
+
+pub fn cast_like(cx: &mut NodeCx<'_>) -> Built {
+    cx.arity(2, 2)?;
+    let (x, like) = (cx.arg(0)?, cx.arg(1)?);
+    let to = cx.g.ty(like).elem.scalar().ok_or_else(|| cx.err(Code::UnsupportedType, "casts to a quantized type"))?;
+    Ok(vec![cx.cast(x, to)?])
+}
+
+pub fn bit_cast(cx: &mut NodeCx<'_>) -> Built {
+    cx.arity(1, 1)?;
+    let (x, to) = (cx.arg(0)?, cast_target(cx)?);
+    Ok(vec![if cx.g.ty(x).elem == Elem::Scalar(to) { x } else { cx.push_as(Op::Bitcast, &[x], to.into())? }])
 }
