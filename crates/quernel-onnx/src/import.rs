@@ -452,20 +452,14 @@ impl<'a> Importer<'a> {
         }
     }
 
-    fn build(
-        &mut self,
-        operator: &Operator,
-        label: &str,
-        node: &NodeProto,
-        inputs: Vec<Option<Value>>,
-        index: usize,
-    ) -> Result<Vec<Value>, Option<Diagnostic>> {
+    /// What a builder sees of a node.
+    fn context<'c>(&'c mut self, label: &'c str, node: &'c NodeProto, inputs: Vec<Option<Value>>, index: usize) -> NodeCx<'c> {
         let source = match (node.name.as_deref(), node.output.iter().find(|o| !o.is_empty())) {
             (Some(name), _) if !name.is_empty() => name.to_owned(),
             (_, Some(output)) => output.clone(),
-            _ => format!("{}#{index}", operator.name),
+            _ => format!("{}#{index}", node.op_type.as_deref().unwrap_or("node")),
         };
-        let mut cx = NodeCx {
+        NodeCx {
             g: &mut self.graph,
             opset: self.opset,
             label,
@@ -475,7 +469,18 @@ impl<'a> Importer<'a> {
             stored: &mut self.stored,
             proto: node,
             origin: Origin::new(format!("{}{source}", self.scope.prefix)),
-        };
+        }
+    }
+
+    fn build(
+        &mut self,
+        operator: &Operator,
+        label: &str,
+        node: &NodeProto,
+        inputs: Vec<Option<Value>>,
+        index: usize,
+    ) -> Result<Vec<Value>, Option<Diagnostic>> {
+        let mut cx = self.context(label, node, inputs, index);
         cx.only(operator.attributes)?;
         if let Some(tensor) = integers::evaluate(&cx, operator.name)? {
             let name = node.output.first().cloned().unwrap_or_default();

@@ -15,10 +15,12 @@
 //! **What is absent:** optimization. The graph says what the file said; only arithmetic on shapes is evaluated, because
 //! the types of later operators depend on it.
 
+mod compose;
 #[rustfmt::skip]
 mod generated;
 mod import;
 mod integers;
+mod known;
 mod node;
 mod ops;
 mod precision;

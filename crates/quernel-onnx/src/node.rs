@@ -3,7 +3,7 @@
 use crate::{
     Options,
     generated::{AttributeProto, NodeProto},
-    limits, tensor,
+    known, limits, tensor,
 };
 use quernel_ir::{
     Code, Diagnostic, Elem, Graph, Op, Origin, Scalar, Storage, Tensor, TensorTy, Value, diag::Remark, infer, plain::Number, verify,
@@ -227,6 +227,11 @@ impl NodeCx<'_> {
         tensor::count(&dims).map_err(|d| d.at(self.label))?;
         let ty = TensorTy::new(dims, elem);
         verify::elements(&op, &types, &ty).map_err(|e| self.err(Code::UnsupportedType, e))?;
+        let constants: Option<Vec<&Tensor>> = args.iter().map(|&a| self.g.tensor(a)).collect();
+        if let Some(made) = constants.and_then(|c| known::moved(&op, &c, &ty)) {
+            let name = self.g.values[args[0]].name.clone();
+            return Ok(self.g.constant(name, made));
+        }
         Ok(self.g.push(op, args, ty, self.origin.clone()))
     }
     /// A scalar constant.

@@ -7,16 +7,21 @@ use super::{Importer, Scope, is_default_domain};
 use crate::{
     generated::{AttributeProto, FunctionProto, GraphProto, NodeProto},
     limits,
+    ops::attention,
 };
-use quernel_ir::{Code, Diagnostic, Op, Origin, Tensor, TensorTy, Value, infer};
+use quernel_ir::{Code, Diagnostic, Op, Origin, Scalar, Tensor, TensorTy, Value, infer};
 use std::collections::BTreeMap;
 
 /// The reason of a failure, or nothing where it was reported already.
 type Fault = Option<Diagnostic>;
 
-/// Whether a node of the default domain runs a body of its own.
+/// Whether a node runs a body of its own.
 pub fn holds_body(node: &NodeProto) -> bool {
-    is_default_domain(node.domain.as_deref()) && matches!(node.op_type.as_deref(), Some("If" | "Loop" | "Scan"))
+    match node.op_type.as_deref() {
+        Some("If" | "Loop" | "Scan") => is_default_domain(node.domain.as_deref()),
+        Some("FlexAttention") => node.domain.as_deref() == Some("ai.onnx.preview"),
+        _ => false,
+    }
 }
 
 fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
@@ -67,6 +72,7 @@ impl<'a> Importer<'a> {
         match node.op_type.as_deref() {
             Some("If") => self.condition(label, node, inputs),
             Some("Loop") => self.repeat(label, node, inputs),
+            Some("FlexAttention") => self.flex_attention(label, node, inputs),
             _ => self.scan(label, node, inputs),
         }
     }
@@ -185,7 +191,7 @@ impl<'a> Importer<'a> {
                 return Err(Some(Diagnostic::new(Code::LimitExceeded, message).at(label)));
             }
             let number = self.graph.constant("", Tensor::i64([], &[round]));
-            let on = self.graph.constant("", Tensor::from_ints(TensorTy::new([], quernel_ir::Scalar::Bool), [1]));
+            let on = self.graph.constant("", Tensor::from_ints(TensorTy::new([], Scalar::Bool), [1]));
             let arguments: Vec<Value> = [number, on].into_iter().chain(carried.iter().copied()).collect();
             let results = self.run_body(label, body, &arguments)?;
             going = match self.known(results[0]).unwrap_or_default()[..] {
@@ -263,6 +269,38 @@ impl<'a> Importer<'a> {
             carried.push(self.stack(label, node, slices, axis)?);
         }
         Ok(carried)
+    }
+
+    /// Attention whose scores, and whose weights, may go through bodies.
+    fn flex_attention(&mut self, label: &str, node: &NodeProto, inputs: &[Option<Value>]) -> Result<Vec<Value>, Fault> {
+        let mut cx = self.context(label, node, inputs.to_vec(), 0);
+        cx.only(&["prob_mod", "scale", "score_mod", "softmax_precision"])?;
+        // The inside is computed in f32, whatever floats come.
+        let own = inputs.iter().flatten().next().and_then(|v| cx.g.ty(*v).elem.scalar()).unwrap_or(Scalar::F32);
+        for slot in 0..cx.inputs.len() {
+            cx.inputs[slot] = cx.inputs[slot].map(|v| cx.cast(v, Scalar::F32)).transpose()?;
+        }
+        let inputs = cx.inputs.clone();
+        let (shape, scores) = attention::flexible_scores(&mut cx)?;
+        let scores = self.altered(label, node, "score_mod", scores)?;
+        let axis = self.graph.ty(scores).rank().saturating_sub(1);
+        let weights = self.push(label, node, Op::Softmax { axis, log: false }, &[scores])?;
+        let weights = self.altered(label, node, "prob_mod", weights)?;
+        let mut cx = self.context(label, node, inputs, 0);
+        let y = attention::weighted(&mut cx, &shape, weights)?;
+        Ok(vec![cx.cast(y, own)?])
+    }
+
+    /// A tensor after the body of an attribute, which keeps its type; without the attribute it stays what it is.
+    fn altered(&mut self, label: &str, node: &NodeProto, name: &str, x: Value) -> Result<Value, Fault> {
+        if attribute(node, name).is_none() {
+            return Ok(x);
+        }
+        let results = self.run_body(label, graph(label, node, name)?, &[x])?;
+        match results[..] {
+            [y] if self.graph.ty(y) == self.graph.ty(x) => Ok(y),
+            _ => Err(Some(Diagnostic::new(Code::BadGraph, format!("the body `{name}` does not keep the type of its operand")).at(label))),
+        }
     }
 
     /// Adds a node of the kind that unrolling needs.

@@ -1,5 +1,6 @@
 //! Convolutions and products.
 
+use super::volumes;
 use crate::node::{Built, NodeCx};
 use quernel_ir::{Act, Binary, Code, Diagnostic, Multiplier, Op, Value, Window, WindowDim};
 
@@ -48,9 +49,7 @@ pub fn conv(cx: &mut NodeCx<'_>) -> Built {
     if xd.len() < 3 || xd.len() != wd.len() {
         return Err(cx.err(Code::ShapeMismatch, format!("operand of rank {} and weights of rank {}", xd.len(), wd.len())));
     }
-    if xd.len() > 4 {
-        return Err(cx.unsupported(format!("a convolution over {} spatial axes", xd.len() - 2)));
-    }
+    volumes::at_most_three(cx, "a convolution", xd.len() - 2)?;
     let kernel = &wd[2..];
     if let Some(shape) = cx.ints("kernel_shape")?
         && !shape.iter().copied().eq(kernel.iter().map(|k| *k as i64))
@@ -60,9 +59,8 @@ pub fn conv(cx: &mut NodeCx<'_>) -> Built {
     let groups = usize::try_from(cx.int("group")?.unwrap_or(1)).ok().filter(|g| *g > 0);
     let groups = groups.ok_or_else(|| cx.bad_attribute("attribute `group` has to be at least 1"))?;
     let window = window(cx, kernel, &xd[2..])?;
-    let op = Op::Conv { window, groups, act: Act::None, residual: false, multiplier: Multiplier::F64 };
     let args: Vec<Value> = [Some(x), Some(w), cx.optional(2)].into_iter().flatten().collect();
-    Ok(vec![cx.push(op, &args)?])
+    Ok(vec![volumes::conv(cx, &args, window, groups)?])
 }
 
 pub fn matmul(cx: &mut NodeCx<'_>) -> Built {

@@ -67,9 +67,15 @@ pub fn transpose(cx: &mut NodeCx<'_>) -> Built {
 
 pub fn concat(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(1, 1 << 12)?;
-    let args = (0..cx.inputs.len()).map(|i| cx.arg(i)).collect::<Result<Vec<_>, _>>()?;
+    let mut args = (0..cx.inputs.len()).map(|i| cx.arg(i)).collect::<Result<Vec<_>, _>>()?;
     let axis = cx.int("axis")?.ok_or_else(|| cx.bad_attribute("attribute `axis` is missing"))?;
     let axis = cx.axis(axis, cx.g.ty(args[0]).rank())?;
+    // Parts without elements, of which no tensor is made, add nothing.
+    if let Some(whole) = args.iter().position(|v| cx.dims(*v).get(axis).is_some_and(|n| *n > 0)) {
+        let first = args[whole];
+        let (rank, elem) = (cx.g.ty(first).rank(), cx.g.ty(first).elem.clone());
+        args.retain(|v| cx.g.ty(*v).rank() != rank || cx.g.ty(*v).elem != elem || cx.dims(*v)[axis] > 0);
+    }
     Ok(vec![if let [one] = args[..] { one } else { cx.push(Op::Concat { axis }, &args)? }])
 }
 
@@ -95,9 +101,6 @@ fn push_slice(cx: &mut NodeCx<'_>, x: Value, parts: &[(usize, usize, isize, usiz
     let (mut start, mut step, mut len) = (vec![0; dims.len()], vec![1; dims.len()], dims.clone());
     for &(axis, first, by, n) in parts {
         (start[axis], step[axis], len[axis]) = (first, by, n);
-    }
-    if len.contains(&0) {
-        return Err(cx.unsupported("makes a tensor without elements"));
     }
     if len == dims && step.iter().all(|s| *s == 1) {
         return Ok(x);

@@ -1,18 +1,26 @@
 //! One builder per ONNX operator.
 
+pub mod attention;
 mod convs;
+mod einsum;
 mod elementwise;
 mod layout;
 mod logic;
+mod losses;
 mod norms;
 mod padding;
 mod pools;
 mod quant;
+mod random;
 mod recurrent;
 mod reduce;
 mod resize;
+mod rotary;
+mod signal;
+mod spatial;
 mod transposed;
 mod values;
+mod volumes;
 
 pub use layout::slice_axis;
 
@@ -38,20 +46,32 @@ impl Operator {
     pub fn since(&self) -> i64 {
         match self.name {
             "Expand" => 8,
-            "ConstantOfShape" | "Erf" | "EyeLike" | "IsNaN" | "Where" => 9,
-            "Acosh" | "Asinh" | "Atanh" | "Cosh" | "Shrink" | "Sign" | "Sinh" => 9,
-            "MatMulInteger" | "ConvInteger" | "QLinearConv" | "QLinearMatMul" | "QuantizeLinear" | "DequantizeLinear" | "IsInf" | "Mod"
-            | "ThresholdedRelu" => 10,
-            "DynamicQuantizeLinear" => 11,
-            "BitShift" | "Range" | "Round" => 11,
-            "Celu" | "GreaterOrEqual" | "LessOrEqual" => 12,
+            "Acosh"
+            | "Asinh"
+            | "Atanh"
+            | "ConstantOfShape"
+            | "Cosh"
+            | "Erf"
+            | "EyeLike"
+            | "IsNaN"
+            | "MeanVarianceNormalization"
+            | "Shrink"
+            | "Sign"
+            | "Sinh"
+            | "Where" => 9,
+            "ThresholdedRelu" => 10,
+            "BitShift" | "Det" | "DynamicQuantizeLinear" | "Range" | "Round" => 11,
+            "Celu" | "Einsum" | "GreaterOrEqual" | "LessOrEqual" | "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => 12,
             "HardSwish" => 14,
-            "CastLike" => 15,
-            "LayerNormalization" => 17,
-            "BitwiseAnd" | "BitwiseNot" | "BitwiseOr" | "BitwiseXor" | "Mish" => 18,
-            "Gelu" => 20,
+            "Bernoulli" | "CastLike" => 15,
+            "BlackmanWindow" | "DFT" | "HammingWindow" | "HannWindow" | "LayerNormalization" | "MelWeightMatrix" | "STFT" => 17,
+            "BitwiseAnd" | "BitwiseNot" | "BitwiseOr" | "BitwiseXor" | "CenterCropPad" | "Col2Im" | "GroupNormalization" | "Mish" => 18,
+            "AffineGrid" | "Gelu" => 20,
+            "Attention" | "RMSNormalization" | "RotaryEmbedding" => 23,
             "Swish" => 24,
             "BitCast" => 26,
+            "CausalConvWithState" | "LinearAttention" => 27,
+            "SwiGLU" => 28,
             _ => 1,
         }
     }
@@ -73,37 +93,47 @@ operators! {
     "Acos" elementwise::acos [] "";
     "Acosh" elementwise::acosh [] "";
     "Add" elementwise::add [] "";
+    "AffineGrid" spatial::affine_grid ["align_corners"] "constant size";
     "And" logic::and [] "";
     "Asin" elementwise::asin [] "";
     "Asinh" elementwise::asinh [] "";
     "Atan" elementwise::atan [] "";
     "Atanh" elementwise::atanh [] "";
-    "AveragePool" pools::average ["auto_pad" "ceil_mode" "count_include_pad" "dilations" "kernel_shape" "pads" "strides"] "1-D and 2-D";
-    "BatchNormalization" norms::batch ["epsilon" "momentum" "spatial" "training_mode"] "inference only";
+    "Attention" attention::attention ["is_causal" "kv_num_heads" "left_window_size" "q_num_heads" "qk_matmul_output_mode" "right_window_size" "scale" "softcap" "softmax_precision"] "";
+    "AveragePool" pools::average ["auto_pad" "ceil_mode" "count_include_pad" "dilations" "kernel_shape" "pads" "strides"] "1-D to 3-D";
+    "BatchNormalization" norms::batch ["epsilon" "momentum" "spatial" "training_mode"] "";
+    "Bernoulli" random::bernoulli ["dtype" "seed"] "numbers are drawn at compile time";
     "BitCast" values::bit_cast ["to"] "";
     "BitShift" logic::shift ["direction"] "";
     "BitwiseAnd" logic::bitwise_and [] "";
     "BitwiseNot" logic::not [] "";
     "BitwiseOr" logic::bitwise_or [] "";
     "BitwiseXor" logic::bitwise_xor [] "";
+    "BlackmanWindow" signal::blackman ["output_datatype" "periodic"] "constant size";
     "Cast" values::cast ["to" "saturate" "round_mode"] "between plain types";
     "CastLike" values::cast_like ["saturate" "round_mode"] "";
+    "CausalConvWithState" rotary::causal_conv ["activation"] "";
     "Ceil" elementwise::ceil [] "";
     "Celu" elementwise::celu ["alpha"] "";
+    "CenterCropPad" spatial::center_crop_pad ["axes"] "constant shape";
     "Clip" elementwise::clip ["min" "max"] "";
+    "Col2Im" spatial::col2im ["dilations" "pads" "strides"] "constant shapes";
     "Concat" layout::concat ["axis"] "";
     "Constant" values::constant ["value" "value_float" "value_floats" "value_int" "value_ints" "value_string" "value_strings" "sparse_value"] "dense numbers";
     "ConstantOfShape" values::constant_of_shape ["value"] "constant shape";
-    "Conv" convs::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
+    "Conv" convs::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D to 3-D";
     "ConvInteger" quant::conv_integer ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D; sums as floats, exact up to 2^24";
-    "ConvTranspose" transposed::conv_transpose ["auto_pad" "dilations" "group" "kernel_shape" "output_padding" "output_shape" "pads" "strides"] "1-D and 2-D, constant weights";
+    "ConvTranspose" transposed::conv_transpose ["auto_pad" "dilations" "group" "kernel_shape" "output_padding" "output_shape" "pads" "strides"] "1-D to 3-D, constant weights";
     "Cos" elementwise::cos [] "";
     "Cosh" elementwise::cosh [] "";
+    "DFT" signal::dft ["axis" "inverse" "onesided"] "constant length and axis";
     "DepthToSpace" layout::depth_to_space ["blocksize" "mode"] "";
     "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "integers of up to 32 bits";
+    "Det" spatial::determinant [] "up to 16 rows";
     "Div" elementwise::div [] "";
     "Dropout" values::dropout ["ratio" "seed" "is_test"] "inference only";
     "DynamicQuantizeLinear" quant::dynamic [] "";
+    "Einsum" einsum::einsum ["equation"] "";
     "Elu" elementwise::elu ["alpha"] "";
     "Equal" logic::equal [] "";
     "Erf" elementwise::erf [] "";
@@ -117,32 +147,43 @@ operators! {
     "Gelu" elementwise::gelu ["approximate"] "";
     "Gemm" convs::gemm ["alpha" "beta" "transA" "transB"] "";
     "GlobalAveragePool" pools::global_average [] "";
+    "GlobalLpPool" pools::global_lp ["p"] "";
     "GlobalMaxPool" pools::global_max [] "";
     "Greater" logic::greater [] "";
     "GreaterOrEqual" logic::greater_or_equal [] "";
+    "GroupNormalization" norms::group ["epsilon" "num_groups" "stash_type"] "";
+    "HammingWindow" signal::hamming ["output_datatype" "periodic"] "constant size";
+    "HannWindow" signal::hann ["output_datatype" "periodic"] "constant size";
     "HardSigmoid" elementwise::hard_sigmoid ["alpha" "beta"] "";
     "HardSwish" elementwise::hard_swish [] "";
     "Identity" values::identity [] "";
     "InstanceNormalization" norms::instance ["epsilon"] "";
     "IsInf" logic::is_inf ["detect_negative" "detect_positive"] "";
     "IsNaN" logic::is_nan [] "";
+    "LRN" norms::local_response ["alpha" "beta" "bias" "size"] "";
     "LSTM" recurrent::lstm ["activation_alpha" "activation_beta" "activations" "clip" "direction" "hidden_size" "layout" "input_forget"] "unrolled over time; sequences of one length";
-    "LayerNormalization" norms::layer ["axis" "epsilon" "stash_type"] "first result";
+    "LayerNormalization" norms::layer ["axis" "epsilon" "stash_type"] "";
     "LeakyRelu" elementwise::leaky_relu ["alpha"] "";
     "Less" logic::less [] "";
     "LessOrEqual" logic::less_or_equal [] "";
+    "LinearAttention" rotary::linear_attention ["chunk_size" "kv_num_heads" "q_num_heads" "scale" "update_rule"] "unrolled over the tokens";
     "Log" elementwise::log [] "";
     "LogSoftmax" norms::log_softmax ["axis"] "";
+    "LpNormalization" norms::lp ["axis" "p"] "";
+    "LpPool" pools::lp ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "p" "pads" "strides"] "1-D to 3-D";
     "MatMul" convs::matmul [] "";
     "MatMulInteger" quant::matmul_integer [] "sums as floats, exact up to 2^24";
     "Max" elementwise::max [] "";
-    "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "1-D and 2-D, first result";
+    "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "1-D to 3-D, first result";
     "Mean" elementwise::mean [] "";
+    "MeanVarianceNormalization" norms::mean_variance ["axes"] "";
+    "MelWeightMatrix" signal::mel_weights ["output_datatype"] "constant operands";
     "Min" elementwise::min [] "";
     "Mish" elementwise::mish [] "";
     "Mod" elementwise::modulo ["fmod"] "";
     "Mul" elementwise::mul [] "";
     "Neg" elementwise::neg [] "";
+    "NegativeLogLikelihoodLoss" losses::negative_log_likelihood ["ignore_index" "reduction"] "";
     "Not" logic::not [] "";
     "Or" logic::or [] "";
     "PRelu" elementwise::prelu [] "";
@@ -151,10 +192,18 @@ operators! {
     "QLinearConv" quant::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
     "QLinearMatMul" quant::matmul [] "";
     "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "one scale per tensor; constants also per channel";
+    "RMSNormalization" norms::rms ["axis" "epsilon" "stash_type"] "";
     "RNN" recurrent::rnn ["activation_alpha" "activation_beta" "activations" "clip" "direction" "hidden_size" "layout"] "unrolled over time; sequences of one length";
+    "RandomNormal" random::normal ["dtype" "mean" "scale" "seed" "shape"] "numbers are drawn at compile time";
+    "RandomNormalLike" random::normal_like ["dtype" "mean" "scale" "seed"] "numbers are drawn at compile time";
+    "RandomUniform" random::uniform ["dtype" "high" "low" "seed" "shape"] "numbers are drawn at compile time";
+    "RandomUniformLike" random::uniform_like ["dtype" "high" "low" "seed"] "numbers are drawn at compile time";
     "Range" values::range ["stash_type"] "constant operands";
     "Reciprocal" elementwise::reciprocal [] "";
+    "ReduceL1" reduce::l1 ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceL2" reduce::l2 ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "ReduceLogSum" reduce::log_sum ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "ReduceLogSumExp" reduce::log_sum_exp ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceMax" reduce::max ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceMean" reduce::mean ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceMin" reduce::min ["axes" "keepdims" "noop_with_empty_axes"] "";
@@ -162,8 +211,10 @@ operators! {
     "ReduceSumSquare" reduce::sum_square ["axes" "keepdims" "noop_with_empty_axes"] "";
     "Relu" elementwise::relu [] "";
     "Reshape" layout::reshape ["allowzero"] "constant shape";
-    "Resize" resize::resize ["antialias" "axes" "coordinate_transformation_mode" "cubic_coeff_a" "exclude_outside" "extrapolation_value" "keep_aspect_ratio_policy" "mode" "nearest_mode"] "no cropping, no antialiasing";
+    "Resize" resize::resize ["antialias" "axes" "coordinate_transformation_mode" "cubic_coeff_a" "exclude_outside" "extrapolation_value" "keep_aspect_ratio_policy" "mode" "nearest_mode"] "";
+    "RotaryEmbedding" rotary::rotary_embedding ["interleaved" "num_heads" "rotary_embedding_dim"] "";
     "Round" elementwise::round [] "";
+    "STFT" signal::stft ["onesided"] "constant window";
     "Selu" elementwise::selu ["alpha" "gamma"] "";
     "Shape" values::shape ["start" "end"] "";
     "Shrink" elementwise::shrink ["bias" "lambd"] "";
@@ -174,6 +225,7 @@ operators! {
     "Size" values::shape [] "";
     "Slice" layout::slice ["axes" "ends" "starts"] "constant bounds";
     "Softmax" norms::softmax ["axis"] "";
+    "SoftmaxCrossEntropyLoss" losses::softmax_cross_entropy ["ignore_index" "reduction"] "";
     "Softplus" elementwise::softplus [] "";
     "Softsign" elementwise::softsign [] "";
     "SpaceToDepth" layout::space_to_depth ["blocksize"] "";
@@ -182,6 +234,7 @@ operators! {
     "Squeeze" layout::squeeze ["axes"] "";
     "Sub" elementwise::sub [] "";
     "Sum" elementwise::sum [] "";
+    "SwiGLU" rotary::swiglu ["alpha"] "";
     "Swish" elementwise::swish ["alpha"] "";
     "Tan" elementwise::tan [] "";
     "Tanh" elementwise::tanh [] "";

@@ -1,8 +1,11 @@
 //! Pooling over windows and over whole images.
 
-use super::convs::window;
-use crate::node::{Built, NodeCx};
-use quernel_ir::{Code, Diagnostic, Op, PoolKind, ReduceKind, Window};
+use super::{convs::window, volumes};
+use crate::{
+    compose::Made,
+    node::{Built, NodeCx},
+};
+use quernel_ir::{Code, Diagnostic, Op, PoolKind, ReduceKind, Unary, Value, Window};
 
 /// The window, and how many cells past the declared padding its last position reaches per axis (`ceil_mode`).
 fn pool_window(cx: &NodeCx<'_>) -> Result<(Window, Vec<usize>), Diagnostic> {
@@ -12,9 +15,7 @@ fn pool_window(cx: &NodeCx<'_>) -> Result<(Window, Vec<usize>), Diagnostic> {
     if dims.len() != kernel.len() + 2 {
         return Err(cx.err(Code::ShapeMismatch, format!("a window of {} axes over a tensor of rank {}", kernel.len(), dims.len())));
     }
-    if kernel.len() > 2 {
-        return Err(cx.unsupported(format!("a pool over {} spatial axes", kernel.len())));
-    }
+    volumes::at_most_three(cx, "a pool", kernel.len())?;
     let kernel: Option<Vec<usize>> = kernel.iter().map(|k| usize::try_from(*k).ok().filter(|k| (1..=1 << 24).contains(k))).collect();
     let kernel = kernel.ok_or_else(|| cx.bad_attribute("attribute `kernel_shape` has an extent outside 1..2^24"))?;
     let mut window = window(cx, &kernel, &dims[2..])?;
@@ -39,7 +40,7 @@ fn pool_window(cx: &NodeCx<'_>) -> Result<(Window, Vec<usize>), Diagnostic> {
 pub fn max(cx: &mut NodeCx<'_>) -> Built {
     let (window, _) = pool_window(cx)?;
     let x = cx.arg(0)?;
-    Ok(vec![cx.push(Op::Pool { kind: PoolKind::Max, window }, &[x])?])
+    Ok(vec![volumes::pool(cx, x, PoolKind::Max, window)?])
 }
 
 pub fn average(cx: &mut NodeCx<'_>) -> Built {
@@ -55,19 +56,24 @@ pub fn average(cx: &mut NodeCx<'_>) -> Built {
             (d.before, d.after) = (0, *over);
         }
         x = cx.push(Op::Pad { before, after, value: 0.0 }, &[x])?;
-        return Ok(vec![cx.push(Op::Pool { kind: PoolKind::Average { include_pad: false }, window }, &[x])?]);
+        return Ok(vec![volumes::pool(cx, x, PoolKind::Average { include_pad: false }, window)?]);
     }
-    Ok(vec![cx.push(Op::Pool { kind: PoolKind::Average { include_pad }, window }, &[x])?])
+    Ok(vec![volumes::pool(cx, x, PoolKind::Average { include_pad }, window)?])
 }
 
-fn global(cx: &mut NodeCx<'_>, kind: ReduceKind) -> Built {
+fn spatial_axes(cx: &NodeCx<'_>) -> Result<Vec<usize>, Diagnostic> {
     cx.arity(1, 1)?;
-    let x = cx.arg(0)?;
-    let rank = cx.g.ty(x).rank();
+    let rank = cx.g.ty(cx.arg(0)?).rank();
     if rank < 3 {
         return Err(cx.err(Code::ShapeMismatch, format!("operand of rank {rank} has no spatial axes")));
     }
-    Ok(vec![cx.push(Op::Reduce { kind, axes: (2..rank).collect(), keep: true }, &[x])?])
+    Ok((2..rank).collect())
+}
+
+fn global(cx: &mut NodeCx<'_>, kind: ReduceKind) -> Built {
+    let axes = spatial_axes(cx)?;
+    let x = cx.arg(0)?;
+    Ok(vec![cx.reduced(kind, x, &axes)?])
 }
 
 pub fn global_average(cx: &mut NodeCx<'_>) -> Built {
@@ -75,4 +81,39 @@ pub fn global_average(cx: &mut NodeCx<'_>) -> Built {
 }
 pub fn global_max(cx: &mut NodeCx<'_>) -> Built {
     global(cx, ReduceKind::Max)
+}
+
+/// The norm of a window, `(sum |x|^p)^(1 / p)`: the mean with its padding, times the number of taps.
+pub fn lp(cx: &mut NodeCx<'_>) -> Built {
+    let (window, _) = pool_window(cx)?;
+    let x = cx.arg(0)?;
+    norm(cx, x, |cx, powers| {
+        let taps: f64 = window.dims.iter().map(|d| d.kernel as f64).product();
+        let mean = volumes::pool(cx, powers, PoolKind::Average { include_pad: true }, window)?;
+        cx.times(mean, taps as f32)
+    })
+}
+pub fn global_lp(cx: &mut NodeCx<'_>) -> Built {
+    let axes = spatial_axes(cx)?;
+    let x = cx.arg(0)?;
+    norm(cx, x, |cx, powers| cx.reduced(ReduceKind::Sum, powers, &axes))
+}
+
+fn norm(cx: &mut NodeCx<'_>, x: Value, sum: impl FnOnce(&mut NodeCx<'_>, Value) -> Made) -> Built {
+    let p = cx.int("p")?.unwrap_or(2);
+    let magnitude = cx.unary(Unary::Abs, x)?;
+    Ok(vec![match p {
+        1 => sum(cx, magnitude)?,
+        2 => {
+            let squares = cx.square(magnitude)?;
+            let sum = sum(cx, squares)?;
+            cx.unary(Unary::Sqrt, sum)?
+        }
+        3..=1024 => {
+            let powers = cx.power(magnitude, p as f32)?;
+            let sum = sum(cx, powers)?;
+            cx.power(sum, 1.0 / p as f32)?
+        }
+        _ => return Err(cx.bad_attribute(format!("attribute `p` is {p}"))),
+    }])
 }

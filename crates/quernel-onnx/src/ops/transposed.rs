@@ -1,10 +1,11 @@
 //! Transposed convolution: zeros between the operand's elements, then a convolution with the mirrored weights.
 
+use super::volumes;
 use crate::{
     limits,
     node::{Built, NodeCx},
 };
-use quernel_ir::{Act, Code, Diagnostic, Elem, Multiplier, Op, Quant, Scheme, Tensor, TensorTy, Value, Window, WindowDim};
+use quernel_ir::{Code, Diagnostic, Elem, Op, Quant, Scheme, Tensor, TensorTy, Value, Window, WindowDim};
 
 pub fn conv_transpose(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(2, 3)?;
@@ -13,10 +14,7 @@ pub fn conv_transpose(cx: &mut NodeCx<'_>) -> Built {
     if xd.len() < 3 || xd.len() != wd.len() {
         return Err(cx.err(Code::ShapeMismatch, format!("operand of rank {} and weights of rank {}", xd.len(), wd.len())));
     }
-    let rank = xd.len() - 2;
-    if rank > 2 {
-        return Err(cx.unsupported(format!("a transposed convolution over {rank} spatial axes")));
-    }
+    volumes::at_most_three(cx, "a transposed convolution", xd.len() - 2)?;
     let kernel = wd[2..].to_vec();
     if let Some(shape) = cx.ints("kernel_shape")?
         && !shape.iter().copied().eq(kernel.iter().map(|k| *k as i64))
@@ -33,9 +31,8 @@ pub fn conv_transpose(cx: &mut NodeCx<'_>) -> Built {
         y = spread(cx, y, 2 + i, d.stride)?;
     }
     let window = Window { dims: dims.iter().map(|d| WindowDim { stride: 1, ..*d }).collect() };
-    let op = Op::Conv { window, groups, act: Act::None, residual: false, multiplier: Multiplier::F64 };
     let args: Vec<Value> = [Some(y), Some(weights), cx.optional(2)].into_iter().flatten().collect();
-    Ok(vec![cx.push(op, &args)?])
+    Ok(vec![volumes::conv(cx, &args, window, groups)?])
 }
 
 /// The window of the convolution over the spread operand; `stride` is how far the operand is spread.
@@ -70,7 +67,8 @@ fn window(cx: &NodeCx<'_>, extents: &[usize], kernel: &[usize]) -> Result<Vec<Wi
         };
         let (before, after) = match wanted {
             Some(wanted) => {
-                let total = full.checked_sub(wanted).filter(|t| (0..=full).contains(t));
+                // More than the kernel reaches is added as `output_padding` would be.
+                let total = full.checked_sub(wanted).filter(|t| (-stride..=full).contains(t));
                 let total = total.ok_or_else(|| cx.unsupported(format!("extends axis {i} to {wanted} elements")))?;
                 let (small, large) = (total / 2, total - total / 2);
                 if auto == "SAME_LOWER" { (large, small) } else { (small, large) }
@@ -127,7 +125,7 @@ fn mirrored(cx: &mut NodeCx<'_>, w: Value, dims: &[usize], groups: usize) -> Res
 }
 
 /// `stride - 1` zeros between neighbours along an axis.
-fn spread(cx: &mut NodeCx<'_>, x: Value, axis: usize, stride: usize) -> Result<Value, Diagnostic> {
+pub fn spread(cx: &mut NodeCx<'_>, x: Value, axis: usize, stride: usize) -> Result<Value, Diagnostic> {
     let mut dims = cx.dims(x);
     let extent = dims[axis];
     if stride == 1 || extent == 1 {
