@@ -6,7 +6,6 @@
 
 use quernel::{
     Calibration, Compiled, Compiler, Model, ModelOptions,
-    ir::Code,
     passes::Activations,
     quant::{Bits, SampleOptions, Samples, Width, expected_outputs},
 };
@@ -15,19 +14,6 @@ use std::path::Path;
 
 /// Noise an 8-bit network of one or two layers may add. Ill-conditioned single-feature models stay above it by far.
 const LEAST_SQNR_DB: f64 = 20.0;
-
-/// Models that no code is generated for yet: refused with a located error. The list can only shrink.
-const REFUSED: &[&str] = &["pow_inputs", "pow_broadcast"];
-
-/// Whether the model is refused, and as it should be.
-fn refused(path: &Path, result: &Result<Compiled, quernel::Failure>) -> bool {
-    let listed = path.file_stem().is_some_and(|s| REFUSED.iter().any(|r| s == *r));
-    match result {
-        Err(e) if listed => assert!(e.0.iter().all(|d| d.code == Code::UnsupportedForm && d.location.place.is_some()), "{e}"),
-        _ => assert!(!listed, "{} compiles; take it off the list", path.display()),
-    }
-    listed
-}
 
 fn model(path: &Path) -> Model {
     Model::read(path, &ModelOptions::default()).unwrap_or_else(|e| panic!("{e}"))
@@ -46,9 +32,6 @@ fn float(path: &Path) -> datatest_stable::Result<()> {
     let model = model(path);
     let samples = samples(path, &model);
     let compiled = Compiler { bits: Bits::uniform(Width::Float), ..Compiler::default() }.compile(&model, &mut |_| ()).and_then(generated);
-    if refused(path, &compiled) {
-        return Ok(());
-    }
     let compiled = compiled.unwrap_or_else(|e| panic!("{e}"));
     for i in 0..samples.len() {
         let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
@@ -78,9 +61,6 @@ fn integers(path: &Path, compiler: &Compiler) -> datatest_stable::Result<()> {
     let model = model(path);
     let samples = samples(path, &model);
     let compiled = compiler.compile(&model, &mut |_| ()).and_then(generated);
-    if refused(path, &compiled) {
-        return Ok(());
-    }
     let compiled = compiled.unwrap_or_else(|e| panic!("{e}"));
     let (mut signal, mut noise) = (0f64, 0f64);
     for i in 0..samples.len() {
