@@ -1,4 +1,5 @@
-//! `cargo xtask figures`: measures what the README claims and writes its tables.
+//! `cargo xtask figures [quantization]`: measures what the README claims and writes its tables; with an argument, those of
+//! docs/quantization.md.
 //!
 //! Accuracy needs real models (`QUERNEL_MODELS`, a folder); speed needs the driver that runs Quernel beside its peers
 //! (`QUERNEL_PEERS`, a Python script with the verb `run`). Whatever is absent keeps its old rows, and the command says
@@ -83,10 +84,13 @@ const CASES: &[Case] = &[
 ];
 
 pub fn run(arguments: &[String]) -> Result<(), String> {
-    crate::no_arguments(arguments)?;
     let mut build = crate::command("cargo");
     build.args(["build", "-q", "--release"]);
     crate::succeed(build, "cargo build --release")?;
+    if arguments == ["quantization"] {
+        return crate::quantization::run();
+    }
+    crate::no_arguments(arguments)?;
     let readme = crate::root().join("README.md");
     let mut page = fs::read_to_string(&readme).map_err(|why| format!("README.md: {why}"))?;
     page = section(&page, "accuracy", &accuracy()?)?;
@@ -98,10 +102,10 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 /// Replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->`.
-fn section(page: &str, name: &str, table: &str) -> Result<String, String> {
+pub fn section(page: &str, name: &str, table: &str) -> Result<String, String> {
     let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
-    let start = page.find(&open).ok_or(format!("README.md has no {open:?}"))? + open.len();
-    let end = page.find(&close).filter(|e| *e >= start).ok_or(format!("README.md has no {close:?}"))?;
+    let start = page.find(&open).ok_or(format!("the page has no {open:?}"))? + open.len();
+    let end = page.find(&close).filter(|e| *e >= start).ok_or(format!("the page has no {close:?}"))?;
     Ok(format!("{}{table}{}", &page[..start], &page[end..]))
 }
 

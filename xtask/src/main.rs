@@ -9,6 +9,7 @@ mod conformance;
 mod docs;
 mod figures;
 mod proto;
+mod quantization;
 
 use std::{
     path::Path,
@@ -29,7 +30,7 @@ const COMMANDS: &[(&str, &str, Run)] = &[
         conformance::run,
     ),
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
-    ("figures", "measures what the README claims and writes its tables", figures::run),
+    ("figures [quantization]", "measures what the README (or docs/quantization.md) claims and writes its tables", figures::run),
     ("layers [--count N] [--seed S]", "compares random layers with the interpreter, between inaccessible pages", layers),
     ("proto [--check]", "makes the Rust form of the ONNX messages from their description", proto::run),
 ];

@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use quernel::quant::Width;
+use quernel::{Budget, Recovery, quant::Width};
 use std::{ffi::OsString, ops::Range, path::PathBuf};
 
 /// Compiles ONNX models to quantized native code.
@@ -76,18 +76,32 @@ pub struct Compiling {
     pub activations: ActivationsArg,
     #[command(flatten)]
     pub samples: Sampling,
-    /// How ranges are chosen from histograms.
-    #[arg(long, value_enum, default_value = "mse")]
-    pub calibrator: CalibratorArg,
+    /// How ranges are chosen from histograms: minmax, mean (of the samples' extremes), percentile, percentile=99.9,
+    /// entropy, mse.
+    #[arg(long, default_value = "mse", value_name = "NAME")]
+    pub calibrator: quernel::quant::Method,
+    /// Ranges reach equally far to both sides of zero.
+    #[arg(long)]
+    pub symmetric: bool,
     /// Weight width: 8 to 2, `float`, or a bits.toml with widths per layer.
     #[arg(long, default_value = "8", value_name = "WIDTH|FILE")]
     pub bits: String,
     /// What codes of few bits mean: linear, codebook, power-of-two, normal (with `--bits` 4 to 2), ternary, binary.
     #[arg(long, value_name = "NAME")]
     pub scheme: Option<String>,
-    /// Leave biases as they are instead of letting them absorb the mean error of the weights.
-    #[arg(long)]
-    pub no_bias_correct: bool,
+    /// How weights and biases make up for rounding: `bias` (biases absorb the mean error), `feedback` (weights are rounded
+    /// one after another, each making up for those before), `refit` (scales to the codes), `descent` (single codes move
+    /// while the error falls), `all` (8-bit weights take part), or `none`.
+    #[arg(long, value_name = "PART,..", default_value = "bias,feedback,refit,descent")]
+    pub recover: Recovery,
+    /// Folder that remembers finished layers of a long recovery: run again, it goes on where it stopped.
+    #[arg(long, value_name = "FOLDER")]
+    pub resume: Option<PathBuf>,
+    /// Limits within which the width of every layer is chosen: `size` (bytes of the weights, or a percentage of what they
+    /// take at 8 bits), `latency` (on this machine), `arena`, `drop` (points of accuracy; without labels, percent of
+    /// answers).
+    #[arg(long, value_name = "size=..,latency=..,arena=..,drop=..", conflicts_with_all = ["bits", "scheme"])]
+    pub budget: Option<Budget>,
     /// What callers hand over and get: floats, or integers whose scales and zero points are in the header.
     #[arg(long, value_enum, default_value = "float")]
     pub io: IoArg,
@@ -120,6 +134,9 @@ pub struct Sampling {
     /// Array that feeds an input, when its name differs.
     #[arg(long = "array", value_name = "INPUT=ARRAY", value_parser = renaming)]
     pub arrays: Vec<(String, String)>,
+    /// Array that holds the labels, when it is not called `label`, `labels`, `y`, `target`, `targets` or `class`.
+    #[arg(long, value_name = "ARRAY")]
+    pub labels: Option<String>,
     /// Subtracted from every element.
     #[arg(long, value_name = "X", default_value = "0", allow_negative_numbers = true)]
     pub subtract: f32,
@@ -141,14 +158,6 @@ pub struct Sampling {
     /// Pictures: change proportions instead of cutting the middle out.
     #[arg(long)]
     pub stretch: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum CalibratorArg {
-    /// Smallest and largest value seen.
-    Minmax,
-    /// The clipping that minimises the squared error over the histogram.
-    Mse,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -261,7 +270,7 @@ pub struct Run {
 pub struct Eval {
     #[command(flatten)]
     pub compiling: Compiling,
-    /// Samples to measure on, with labels in `label`, `labels` or `y`.
+    /// Samples to measure on, with labels.
     #[arg(long, value_name = "FILE")]
     pub test: PathBuf,
     /// Which rows of the test arrays to use, `FIRST..END`.
@@ -307,6 +316,9 @@ pub struct Report {
     #[arg(long, value_name = "BITS,..", value_delimiter = ',', num_args = 0.., require_equals = true, requires = "test",
           default_missing_value = "float,8,6,5,4,3,2")]
     pub pareto: Option<Vec<Width>>,
+    /// Also write the report as a page of HTML that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Rows of the test arrays to measure accuracy on, with --pareto.
     #[arg(long, value_name = "A..B", value_parser = rows, requires = "pareto")]
     pub test_rows: Option<Range<usize>>,

@@ -209,9 +209,15 @@ pub fn fold_pipeline() -> Pipeline {
     Pipeline::new(&names, Stage::Folded, &QuantizeOptions::default())
 }
 
-/// `Folded` to `Quantized`.
-pub fn quantize_pipeline(options: QuantizeOptions) -> Pipeline {
-    let mut names = vec!["choose-bits", "insert-quantize", "dynamic-quantize", "quantize-weights"];
+/// `Folded` to a graph whose roundings stand as pairs around float operators.
+pub fn round_pipeline(options: &QuantizeOptions) -> Pipeline {
+    let names = ["choose-bits", "insert-quantize", "dynamic-quantize", "quantize-weights"];
+    Pipeline::new(&names, Stage::Imported, options)
+}
+
+/// From there to `Quantized`.
+pub fn integer_pipeline(options: &QuantizeOptions) -> Pipeline {
+    let mut names = Vec::new();
     if options.bias_correct {
         names.push("bias-correct");
     }
@@ -220,7 +226,18 @@ pub fn quantize_pipeline(options: QuantizeOptions) -> Pipeline {
     if options.integer_io {
         names.extend(["integer-io", "dead-code"]);
     }
-    Pipeline::new(&names, Stage::Quantized, &options)
+    Pipeline::new(&names, Stage::Quantized, options)
+}
+
+/// Takes out what nothing needs.
+pub fn cleanup_pipeline() -> Pipeline {
+    Pipeline::new(&["dead-code"], Stage::Imported, &QuantizeOptions::default())
+}
+
+/// `Folded` to `Quantized` without a look at the operands in between.
+pub fn quantize_pipeline(options: QuantizeOptions) -> Pipeline {
+    let (first, second) = (round_pipeline(&options), integer_pipeline(&options));
+    Pipeline { passes: first.passes.into_iter().chain(second.passes).collect(), stage: Stage::Quantized }
 }
 
 #[cfg(test)]

@@ -5,19 +5,16 @@
 //! 32 bits in units of the accumulator gets a larger scale.
 
 use crate::{Cx, Pass, Sweep, rounded::rounded};
-use quernel_ir::{Act, Binary, Diagnostic, Elem, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Unary, Value, exact};
+use quernel_ir::{Act, Binary, Diagnostic, Elem, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Unary, Value};
 use quernel_quant::{
     Width,
-    weights::{Levels, mse_scales, quantize_rows, snap_scale},
+    weights::{Levels, legal_scale, mse_scales, quantize_rows, squared_error},
 };
 
 pub struct QuantizeWeights {
     /// Whether operands are rounded because the model says so.
     pub given: bool,
 }
-
-/// Largest bias in units of the accumulator; sums of products need the rest of the 31 bits.
-const MAX_BIAS: f64 = (1u64 << 29) as f64;
 
 fn tensor_scale(g: &Graph, v: Value) -> Option<f32> {
     g.ty(rounded(g, v)?).elem.quant()?.tensor_params().map(|p| p.0)
@@ -49,7 +46,7 @@ impl Pass for QuantizeWeights {
                 return Ok(());
             }
             cx.remark(self.name(), s.g, n, "its residual is added apart: its scale is too small beside that of the products");
-            unfuse(s, n, node.args)
+            unfuse(s, n, node.args, cx)
         })
     }
 }
@@ -87,7 +84,6 @@ fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
     let node = &s.g.nodes[n];
     let (_, residual) = node.op.epilogue()?;
     let width = cx.widths.get(&n).copied().unwrap_or(Width::Int(8));
-    let storage = Storage::new(width.bits()?, matches!(width, Width::Int(_)))?;
     let sx = tensor_scale(s.g, node.args[0])?;
     let weights = s.floats(node.args[1])?;
     let rows = s.g.ty(node.args[1]).dims[0];
@@ -95,31 +91,33 @@ fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
     if !weights.iter().chain(&bias).all(|x| x.is_finite()) {
         return None;
     }
-    let levels = match width {
-        Width::Code(scheme, bits) => scheme.levels(bits, &weights, rows),
-        _ => Levels::signed(storage.bits()),
+    let (bits, levels) = match width {
+        Width::Float => return None,
+        Width::Int(bits) => (bits, Levels::signed(bits)),
+        Width::Code(scheme, bits) => (bits, scheme.levels(bits, &weights, rows)),
+        Width::Auto(bits) => best_scheme(bits, &weights, rows)?,
     };
-    let mut scales = mse_scales(&weights, rows, &levels);
-    for (scale, bias) in scales.iter_mut().zip(&bias) {
-        let least = f64::from(bias.abs()) / (f64::from(sx) * MAX_BIAS);
-        *scale = scale.max(least as f32);
-    }
-    if !scales.iter().all(|s| s.is_finite()) {
-        return None;
-    }
-    let snapped = if residual {
-        let sr = tensor_scale(s.g, *node.args.last()?)?;
-        // A coarser factor would move the scale of the weights by more than an eighth.
-        let fine = |sw: f32| exact::residual_factor(sr, sx, sw).is_some_and(|factor| factor >= 4);
-        scales.iter().map(|&sw| snap_scale(sw, sr, sx).filter(|&s| fine(s))).collect()
-    } else {
-        Some(scales.clone())
+    let storage = Storage::new(bits, matches!(levels, Levels::Linear { .. }))?;
+    let wishes = mse_scales(&weights, rows, &levels);
+    let legal = |sr: Option<f32>| -> Option<Vec<f32>> {
+        wishes.iter().zip(&bias).map(|(&wish, &bias)| legal_scale(wish.into(), bias, sx, sr)).collect()
     };
+    let scales = legal(None)?;
+    let snapped = if residual { legal(Some(tensor_scale(s.g, *node.args.last()?)?)) } else { Some(scales.clone()) };
     Some(Plan { storage, levels, weights, scales, snapped })
 }
 
+/// The scheme of `bits` bits under which the weights alone have the least squared error.
+fn best_scheme(bits: u8, weights: &[f32], rows: usize) -> Option<(u8, Levels)> {
+    let scored = quernel_quant::schemes(bits, weights, rows).into_iter().map(|(bits, levels)| {
+        let scales = mse_scales(weights, rows, &levels);
+        (squared_error(weights, rows, &scales, &levels), (bits, levels))
+    });
+    scored.min_by(|a, b| a.0.total_cmp(&b.0)).map(|s| s.1)
+}
+
 /// The layer without its end, then the sum, then the activation: what stood there before fusion, in floats.
-fn unfuse(s: &mut Sweep<'_>, n: Node, mut args: Vec<Value>) -> Result<(), Diagnostic> {
+fn unfuse(s: &mut Sweep<'_>, n: Node, mut args: Vec<Value>, cx: &mut Cx) -> Result<(), Diagnostic> {
     let node = s.g.nodes[n].clone();
     let mut op = node.op.clone();
     let activation = node.op.epilogue().map_or(Act::None, |(act, _)| act);
@@ -128,6 +126,9 @@ fn unfuse(s: &mut Sweep<'_>, n: Node, mut args: Vec<Value>) -> Result<(), Diagno
     }
     let addend = args.pop().ok_or_else(|| Diagnostic::bug("a residual layer without operands"))?;
     let layer = s.push(op, &args, Elem::F32, node.origin.clone())?;
+    if let (Some(width), Some(apart)) = (cx.widths.get(&n).copied(), s.g.producer(layer)) {
+        cx.widths.insert(apart, width);
+    }
     let clamp = match activation {
         Act::None => None,
         Act::Relu => Some(Unary::Relu),

@@ -9,7 +9,7 @@ mod support;
 use quernel_interp::{run_graph, run_program};
 use quernel_ir::{Binary, Elem, Graph, Op, ReduceKind, Stage, Tensor, Unary, Value, text, verify};
 use quernel_passes::{Cx, Pipeline, QuantizeOptions, by_name, fold_pipeline, quantize_pipeline};
-use quernel_quant::{Bits, Calibrator, TableScheme, Width, metrics::Noise};
+use quernel_quant::{Bits, Method, TableScheme, Width, metrics::Noise};
 use quernel_test::{Promise, check_integers, check_outputs, inputs, ranges};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use support::Net;
@@ -169,7 +169,7 @@ fn options(seed: u64, folded: &Graph) -> QuantizeOptions {
     let width = widths[(seed % 11) as usize];
     QuantizeOptions {
         ranges: Some(ranges(folded)),
-        calibrator: if seed.is_multiple_of(2) { Calibrator::Mse } else { Calibrator::MinMax },
+        calibrator: if seed.is_multiple_of(2) { Method::Mse } else { Method::MinMax }.into(),
         activations: quernel_passes::Activations::Static,
         bits: Bits::uniform(width),
         bias_correct: seed % 5 != 1,

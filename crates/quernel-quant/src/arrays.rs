@@ -1,5 +1,6 @@
 //! Arrays of .npz and .npy files. The files are untrusted: memory grows only with data that is there.
 
+use crate::stream::Stream;
 use npyz::{NpyFile, Order, npz::NpzArchive};
 use quernel_ir::{Code, Diagnostic};
 use std::{
@@ -7,10 +8,11 @@ use std::{
     fs::File,
     io::{BufReader, Read},
     path::Path,
+    sync::Arc,
 };
 
 /// Elements of an array, small types kept small.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Data {
     /// Unsigned bytes.
     U8(Vec<u8>),
@@ -20,6 +22,8 @@ pub enum Data {
     I64(Vec<i64>),
     /// f32; all float types.
     F32(Vec<f32>),
+    /// Any of these, in the file.
+    Streamed(Arc<Stream>),
 }
 
 impl Data {
@@ -30,16 +34,19 @@ impl Data {
             Self::I8(v) => v.len(),
             Self::I64(v) => v.len(),
             Self::F32(v) => v.len(),
+            Self::Streamed(s) => s.len(),
         }
     }
-    /// An element as f32.
-    pub fn float(&self, i: usize) -> f32 {
-        match self {
-            Self::U8(v) => f32::from(v[i]),
-            Self::I8(v) => f32::from(v[i]),
-            Self::I64(v) => v[i] as f32,
-            Self::F32(v) => v[i],
-        }
+    /// Row `row` of `per` elements as f32.
+    pub fn row(&self, row: usize, per: usize) -> Result<Vec<f32>, Diagnostic> {
+        let part = row * per..(row + 1) * per;
+        Ok(match self {
+            Self::U8(v) => v[part].iter().map(|x| f32::from(*x)).collect(),
+            Self::I8(v) => v[part].iter().map(|x| f32::from(*x)).collect(),
+            Self::I64(v) => v[part].iter().map(|x| *x as f32).collect(),
+            Self::F32(v) => v[part].to_vec(),
+            Self::Streamed(s) => s.row(row)?,
+        })
     }
     /// An element as an integer, if the array holds integers.
     pub fn integer(&self, i: usize) -> Option<i64> {
@@ -47,13 +54,13 @@ impl Data {
             Self::U8(v) => Some(i64::from(v[i])),
             Self::I8(v) => Some(i64::from(v[i])),
             Self::I64(v) => Some(v[i]),
-            Self::F32(_) => None,
+            Self::F32(_) | Self::Streamed(_) => None,
         }
     }
 }
 
 /// An array in row-major order.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Array {
     /// Extents; axis 0 counts samples.
     pub dims: Vec<usize>,
@@ -62,7 +69,9 @@ pub struct Array {
 }
 
 /// More elements than any sample file should hold.
-const MAX_ELEMENTS: u64 = 1 << 32;
+const MAX_ELEMENTS: u64 = 1 << 36;
+/// Elements beyond which an array of several rows stays in its file.
+const MAX_HELD: u64 = 1 << 24;
 
 fn unreadable(file: &str, what: impl std::fmt::Display) -> Diagnostic {
     Diagnostic::new(Code::SamplesUnreadable, what.to_string()).in_file(file)
@@ -80,7 +89,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, Diagnostic> {
         Some("npy") => {
             let reader = File::open(path).map(BufReader::new).map_err(|e| unreadable(&file, e))?;
             let npy = NpyFile::new(reader).map_err(|e| unreadable(&file, format_args!("not a .npy file: {e}")))?;
-            arrays.insert(String::new(), array(npy).map_err(|e| unreadable(&file, e))?);
+            arrays.insert(String::new(), array(npy, path, "").map_err(|e| unreadable(&file, e))?);
         }
         Some("npz") => {
             let mut archive = NpzArchive::open(path).map_err(|e| unreadable(&file, format_args!("not a .npz file, or damaged: {e}")))?;
@@ -89,7 +98,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, Diagnostic> {
                 let place = |d: Diagnostic| d.at(format!("array {name:?}"));
                 let npy = archive.by_name(&name).map_err(|e| place(unreadable(&file, e)))?;
                 let Some(npy) = npy else { continue };
-                arrays.insert(name.clone(), array(npy).map_err(|e| place(unreadable(&file, e)))?);
+                arrays.insert(name.clone(), array(npy, path, &name).map_err(|e| place(unreadable(&file, e)))?);
             }
         }
         _ => return Err(unreadable(&file, "samples are .npz or .npy files").help("numpy.savez(path, input_name=array) writes one")),
@@ -97,20 +106,67 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, Diagnostic> {
     Ok(arrays)
 }
 
-fn array<R: Read>(npy: NpyFile<R>) -> Result<Array, String> {
+fn array<R: Read>(npy: NpyFile<R>, path: &Path, name: &str) -> Result<Array, String> {
     let count =
         npy.shape().iter().try_fold(1u64, |a, d| a.checked_mul(*d)).filter(|n| *n <= MAX_ELEMENTS).ok_or("the array is too large")?;
     let dims: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
     let fortran = npy.order() == Order::Fortran && dims.len() > 1;
     let dtype = npy.dtype().descr();
+    if fortran {
+        return Err("the array is in Fortran order; save numpy.ascontiguousarray(x)".into());
+    }
+    if count > MAX_HELD && dims.len() > 1 {
+        let per: usize = dims[1..].iter().product();
+        let stream = Stream::new(path.to_path_buf(), name.to_owned(), dims[0], per);
+        return Ok(Array { dims, data: Data::Streamed(Arc::new(stream)) });
+    }
     let data = typed(npy, count)?.ok_or_else(|| format!("elements of type {dtype} are not supported; use f32, or an integer type"))?;
     if data.len() as u64 != count {
         return Err(format!("{} elements instead of {count}", data.len()));
     }
-    if fortran {
-        return Err("the array is in Fortran order; save numpy.ascontiguousarray(x)".into());
-    }
     Ok(Array { dims, data })
+}
+
+/// Hands the elements of an array to `take`, in order, until it says no.
+pub fn elements(path: &Path, name: &str, take: &mut dyn FnMut(f32) -> bool) -> Result<(), String> {
+    if name.is_empty() {
+        let reader = File::open(path).map(BufReader::new).map_err(|e| e.to_string())?;
+        return each(NpyFile::new(reader).map_err(|e| e.to_string())?, take);
+    }
+    let mut archive = NpzArchive::open(path).map_err(|e| e.to_string())?;
+    let npy = archive.by_name(name).map_err(|e| e.to_string())?.ok_or_else(|| format!("no array {name:?} any more"))?;
+    each(npy, take)
+}
+
+fn each<R: Read>(npy: NpyFile<R>, take: &mut dyn FnMut(f32) -> bool) -> Result<(), String> {
+    let dtype = npy.dtype().descr();
+    macro_rules! attempt {
+        ($npy:ident, $ty:ty, $convert:expr) => {
+            let $npy = match $npy.try_data::<$ty>() {
+                Ok(reader) => {
+                    for x in reader {
+                        if !take($convert(x.map_err(|e| format!("the array is damaged: {e}"))?)) {
+                            break;
+                        }
+                    }
+                    return Ok(());
+                }
+                Err(npy) => npy,
+            };
+        };
+    }
+    attempt!(npy, u8, f32::from);
+    attempt!(npy, i8, f32::from);
+    attempt!(npy, f32, |x: f32| x);
+    attempt!(npy, f64, |x: f64| x as f32);
+    attempt!(npy, i16, f32::from);
+    attempt!(npy, u16, f32::from);
+    attempt!(npy, i32, |x: i32| x as f32);
+    attempt!(npy, u32, |x: u32| x as f32);
+    attempt!(npy, i64, |x: i64| x as f32);
+    attempt!(npy, bool, |x: bool| f32::from(u8::from(x)));
+    let _ = npy;
+    Err(format!("elements of type {dtype} are not supported; use f32, or an integer type"))
 }
 
 fn typed<R: Read>(npy: NpyFile<R>, count: u64) -> Result<Option<Data>, String> {

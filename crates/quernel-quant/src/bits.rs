@@ -14,6 +14,8 @@ pub enum Width {
     Int(u8),
     /// Codes of 1 to 4 bits into a table.
     Code(TableScheme, u8),
+    /// So many bits, under the scheme with the least error of the layer.
+    Auto(u8),
 }
 
 impl Width {
@@ -25,14 +27,17 @@ impl Width {
         if scheme == "linear" {
             return match self {
                 Self::Code(_, bits) if bits < 2 => Err("integers have 2 to 8 bits".into()),
-                Self::Code(_, bits) => Ok(Self::Int(bits)),
+                Self::Code(_, bits) | Self::Auto(bits) => Ok(Self::Int(bits)),
                 other => Ok(other),
             };
+        }
+        if scheme == "auto" {
+            return self.bits().map(Self::Auto).ok_or_else(|| "a float layer has no scheme".into());
         }
         let table: TableScheme = scheme.parse()?;
         let wanted = match self {
             Self::Float => return Err(format!("a float layer has no scheme {scheme}")),
-            Self::Int(bits) | Self::Code(_, bits) => bits,
+            Self::Int(bits) | Self::Code(_, bits) | Self::Auto(bits) => bits,
         };
         let most = || format!("no {scheme} table of {wanted} bits: 4, 3 or 2");
         Ok(Self::Code(table, table.bits(wanted).ok_or_else(most)?))
@@ -41,7 +46,7 @@ impl Width {
     pub fn bits(self) -> Option<u8> {
         match self {
             Self::Float => None,
-            Self::Int(bits) | Self::Code(_, bits) => Some(bits),
+            Self::Int(bits) | Self::Code(_, bits) | Self::Auto(bits) => Some(bits),
         }
     }
 }
@@ -69,6 +74,7 @@ impl fmt::Display for Width {
             Self::Int(bits) => write!(f, "{bits}"),
             Self::Code(table @ (TableScheme::Ternary | TableScheme::Binary), _) => write!(f, "{table}"),
             Self::Code(table, bits) => write!(f, "{bits} {table}"),
+            Self::Auto(bits) => write!(f, "{bits} auto"),
         }
     }
 }
@@ -179,6 +185,7 @@ impl Bits {
             Width::Float => "\"float\"".to_owned(),
             Width::Int(bits) => bits.to_string(),
             Width::Code(table, bits) => format!("{{ bits = {}, scheme = \"{table}\" }}", (*bits).max(2)),
+            Width::Auto(bits) => format!("{{ bits = {bits}, scheme = \"auto\" }}"),
         };
         let mut text = format!("default = {}\n\n[layers]\n", shown(&self.default));
         for (layer, width) in &self.layers {

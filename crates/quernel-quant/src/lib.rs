@@ -2,6 +2,8 @@
 //!
 //! * [`Samples`]: inputs from .npz and .npy files.
 //! * [`Observed`] gathers histograms while a float network runs; [`Ranges`] is the finished, mergeable file.
+//! * [`recover`]: weights rounded so that the sums of a layer stay near those of the float network.
+//! * [`knapsack`]: one width per layer within limits.
 //! * [`weights`]: per-channel scales that minimise the squared error.
 //! * [`Moments`]: what values look like.
 //! * [`tables`]: what codes of few bits can mean beside integers.
@@ -12,19 +14,24 @@
 
 mod arrays;
 mod bits;
+mod calibrators;
 mod distribution;
 mod histogram;
 mod images;
+pub mod knapsack;
 pub mod metrics;
 mod ranges;
+pub mod recover;
 mod samples;
+mod stream;
 pub mod tables;
 pub mod weights;
 
 pub use bits::{Bits, Width};
+pub use calibrators::{Calibrator, Method, affine};
 pub use distribution::{Distribution, Moments};
 pub use histogram::Histogram;
 pub use images::{Fit, ImageOptions};
-pub use ranges::{Calibrator, Observe, Observed, Ranges, Record, affine, calibrate_with};
+pub use ranges::{Observe, Observed, Ranges, Record, calibrate_with};
 pub use samples::{Bound, Layout, SampleOptions, Samples, Transform, expected_outputs, to_npz};
-pub use tables::TableScheme;
+pub use tables::{TableScheme, schemes};

@@ -11,6 +11,13 @@ pub fn argmax(values: &[f32]) -> usize {
     best
 }
 
+/// Whether element `index` is among the `k` largest, earlier ones first among equals.
+pub fn in_top(values: &[f32], index: usize, k: usize) -> bool {
+    let Some(own) = values.get(index) else { return false };
+    let before = values.iter().enumerate().filter(|(i, v)| **v > *own || **v == *own && *i < index).count();
+    before < k
+}
+
 /// Signal to noise in dB: `10 log10(sum want^2 / sum (want - got)^2)`.
 pub fn sqnr_db(want: &[f32], got: &[f32]) -> f64 {
     let (mut signal, mut noise) = (0f64, 0f64);
@@ -71,6 +78,8 @@ mod tests {
     #[test]
     fn known_values() {
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        assert!(in_top(&[1.0, 3.0, 3.0], 1, 1) && !in_top(&[1.0, 3.0, 3.0], 2, 1) && in_top(&[1.0, 3.0, 3.0], 2, 2));
+        assert!(!in_top(&[1.0], 1, 5));
         assert!((sqnr_db(&[10.0], &[9.0]) - 20.0).abs() < 1e-9);
         assert!(kl(&[1.0, 2.0], &[1.0, 2.0]).abs() < 1e-12);
         assert!(kl(&[1.0, 2.0], &[2.0, 1.0]) > 0.1);

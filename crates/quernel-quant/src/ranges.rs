@@ -1,19 +1,13 @@
 //! Observed ranges: what calibration measures, as a file that adds up.
 
-use crate::{Samples, histogram::Histogram};
+use crate::{
+    Samples,
+    calibrators::{self, Calibrator, affine},
+    histogram::Histogram,
+};
 use quernel_ir::{Code, Diagnostic, Storage, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// How a range is chosen from a histogram.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Calibrator {
-    /// Smallest and largest value seen.
-    MinMax,
-    /// The clipping that minimises the squared error over the histogram.
-    #[default]
-    Mse,
-}
 
 /// Fixed point of channel sums: exact addition, so order and merging do not matter.
 const FRACTION_BITS: i32 = 32;
@@ -23,6 +17,9 @@ const FRACTION_BITS: i32 = 32;
 struct Seen {
     min: f32,
     max: f32,
+    /// How often it was computed, and the sums of its least and greatest elements in units of `2^-32`.
+    runs: u64,
+    extremes: [i128; 2],
     histogram: Histogram,
     /// Elements per channel.
     per_channel: u64,
@@ -32,7 +29,15 @@ struct Seen {
 
 impl Seen {
     fn new(channels: usize) -> Self {
-        Self { min: f32::INFINITY, max: f32::NEG_INFINITY, histogram: Histogram::default(), per_channel: 0, sums: vec![0; channels] }
+        Self {
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+            runs: 0,
+            extremes: [0; 2],
+            histogram: Histogram::default(),
+            per_channel: 0,
+            sums: vec![0; channels],
+        }
     }
 
     fn merge(&mut self, other: &Self) -> Result<(), String> {
@@ -41,6 +46,8 @@ impl Seen {
         }
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
+        self.runs += other.runs;
+        self.extremes.iter_mut().zip(other.extremes).for_each(|(a, b)| *a += b);
         self.histogram.merge(&other.histogram);
         self.per_channel += other.per_channel;
         self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
@@ -73,6 +80,7 @@ impl Observed {
             return Err(bad(format!("has {channels} channels in one sample and {} in another", seen.sums.len())));
         }
         let scale = 2f64.powi(FRACTION_BITS);
+        let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
         for (i, run) in data.chunks(inner).enumerate() {
             let sum = &mut seen.sums[i % channels];
             for &x in run {
@@ -80,12 +88,15 @@ impl Observed {
                     return Err(bad(format!("the float network computes {x}"))
                         .help("the samples are far outside what the network was trained on, or the network overflows in f32"));
                 }
-                seen.min = seen.min.min(x);
-                seen.max = seen.max.max(x);
+                min = min.min(x);
+                max = max.max(x);
                 seen.histogram.record(x);
                 *sum += (f64::from(x) * scale) as i64 as i128;
             }
         }
+        (seen.min, seen.max) = (seen.min.min(min), seen.max.max(max));
+        seen.runs += 1;
+        seen.extremes.iter_mut().zip([min, max]).for_each(|(sum, x)| *sum += (f64::from(x) * scale) as i128);
         seen.per_channel += (data.len() / channels) as u64;
         Ok(())
     }
@@ -117,7 +128,7 @@ pub struct Ranges {
 }
 
 /// Version of the file format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +144,9 @@ struct File {
 struct FileTensor {
     min: f32,
     max: f32,
+    runs: u64,
+    /// Sums of the extremes of the runs, like `sums`.
+    extremes: [String; 2],
     per_channel: u64,
     /// Sums in units of 2^-32, as decimal text: they exceed what JSON numbers hold.
     sums: Vec<String>,
@@ -154,10 +168,11 @@ impl Ranges {
             if !(t.min.is_finite() && t.max.is_finite() && t.min <= t.max) {
                 return Err(place("its extremes are not finite numbers in order"));
             }
-            let sums =
-                t.sums.iter().map(|s| s.parse()).collect::<Result<Vec<i128>, _>>().map_err(|_| place("a channel sum is not an integer"))?;
+            let integer = |s: &String| s.parse::<i128>().map_err(|_| place("a sum is not an integer"));
+            let sums = t.sums.iter().map(integer).collect::<Result<_, _>>()?;
+            let extremes = [integer(&t.extremes[0])?, integer(&t.extremes[1])?];
             let histogram = Histogram::from_pairs(&t.histogram).ok_or_else(|| place("its histogram has an impossible bucket"))?;
-            tensors.insert(name, Seen { min: t.min, max: t.max, histogram, per_channel: t.per_channel, sums });
+            tensors.insert(name, Seen { min: t.min, max: t.max, runs: t.runs, extremes, histogram, per_channel: t.per_channel, sums });
         }
         let means = tensors.iter().map(|(name, seen)| (name.clone(), means(seen))).collect();
         Ok(Self { model, samples: file.samples, tensors, means })
@@ -168,6 +183,8 @@ impl Ranges {
         let tensor = |s: &Seen| FileTensor {
             min: s.min,
             max: s.max,
+            runs: s.runs,
+            extremes: s.extremes.map(|x| x.to_string()),
             per_channel: s.per_channel,
             sums: s.sums.iter().map(i128::to_string).collect(),
             histogram: s.histogram.to_pairs(),
@@ -233,85 +250,17 @@ impl Ranges {
     /// Scale and zero point of a tensor over the whole range of a storage. Zero is represented exactly.
     pub fn params(&self, tensor: &str, storage: Storage, calibrator: Calibrator) -> Option<(f32, i32)> {
         let seen = self.tensors.get(tensor)?;
-        let extremes = (f64::from(seen.min).min(0.0), f64::from(seen.max).max(0.0));
         let levels = storage.range();
-        let (lo, hi) = match calibrator {
-            Calibrator::MinMax => extremes,
-            Calibrator::Mse => least_squares(&seen.histogram, extremes, levels),
+        let unit = 2f64.powi(-FRACTION_BITS) / seen.runs.max(1) as f64;
+        let [low, high] = seen.extremes.map(|sum| sum as f64 * unit);
+        let seen = calibrators::Seen {
+            histogram: &seen.histogram,
+            extremes: (f64::from(seen.min).min(0.0), f64::from(seen.max).max(0.0)),
+            means: (low.min(0.0), high.max(0.0)),
         };
+        let (lo, hi) = calibrator.range(seen, levels);
         Some(affine(lo, hi, levels))
     }
-}
-
-/// Scale and zero point of the interval, which holds 0.
-pub fn affine(lo: f64, hi: f64, (least, most): (i32, i32)) -> (f32, i32) {
-    let steps = f64::from(most - least);
-    let scale = ((hi - lo) / steps) as f32;
-    // A tensor that is always zero, or nearly, has no range of its own; any scale represents it.
-    if !(scale.is_normal() && scale > 1e-30) {
-        return (1.0, if lo < 0.0 { most } else { least });
-    }
-    let zero = f64::from(least) - lo / f64::from(scale);
-    (scale, (zero.round_ties_even() as i32).clamp(least, most))
-}
-
-/// The interval within the extremes whose quantization has the least expected squared error.
-fn least_squares(histogram: &Histogram, (min, max): (f64, f64), levels: (i32, i32)) -> (f64, f64) {
-    /// Candidates per side.
-    const STEPS: u32 = 48;
-    let buckets = histogram.buckets();
-    let fractions =
-        |x: f64| -> Vec<f64> { if x == 0.0 { vec![0.0] } else { (1..=STEPS).map(|i| x * f64::from(i) / f64::from(STEPS)).collect() } };
-    let error = |lo: f64, hi: f64| -> f64 {
-        let (scale, zero) = affine(lo, hi, levels);
-        let s = f64::from(scale);
-        let (low, high) = (s * f64::from(levels.0 - zero), s * f64::from(levels.1 - zero));
-        buckets
-            .iter()
-            .map(|b| {
-                let x = b.center;
-                let e = if x < low {
-                    (x - low) * (x - low) + b.width * b.width / 12.0
-                } else if x > high {
-                    (x - high) * (x - high) + b.width * b.width / 12.0
-                } else if b.width > s / 2.0 {
-                    // The values of the bucket fall anywhere between two levels.
-                    s * s / 12.0
-                } else {
-                    let e = x - s * (x / s).round_ties_even();
-                    e * e
-                };
-                e * b.count
-            })
-            .sum()
-    };
-    let mut best = (f64::INFINITY, (min, max));
-    let (lows, highs) = (fractions(min), fractions(max));
-    // Both sides shrink together first; then each moves alone around the best.
-    for i in 0..lows.len().max(highs.len()) {
-        let (lo, hi) = (lows[i.min(lows.len() - 1)], highs[i.min(highs.len() - 1)]);
-        let e = error(lo, hi);
-        if e <= best.0 {
-            best = (e, (lo, hi));
-        }
-    }
-    if lows.len() > 1 && highs.len() > 1 {
-        for _ in 0..2 {
-            for &lo in &lows {
-                let e = error(lo, best.1.1);
-                if e < best.0 {
-                    best = (e, (lo, best.1.1));
-                }
-            }
-            for &hi in &highs {
-                let e = error(best.1.0, hi);
-                if e < best.0 {
-                    best = (e, (best.1.0, hi));
-                }
-            }
-        }
-    }
-    best.1
 }
 
 /// What a float network calls with name, dimensions and elements of every tensor.
@@ -342,6 +291,9 @@ pub fn calibrate_with(run: &mut Observe<'_>, samples: &Samples, progress: &mut d
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibrators::Method;
+
+    const MINMAX: Calibrator = Calibrator { method: Method::MinMax, symmetric: false };
 
     fn observe(values: &[f32]) -> Ranges {
         let mut o = Observed::default();
@@ -382,14 +334,14 @@ mod tests {
     #[test]
     fn zero_is_exact_and_one_sided_tensors_use_the_whole_range() {
         let relu: Vec<f32> = normal(4000).into_iter().map(|x| x.max(0.0)).collect();
-        for calibrator in [Calibrator::MinMax, Calibrator::Mse] {
+        for calibrator in [MINMAX, Calibrator::default()] {
             let (scale, zero) = observe(&relu).params("t", Storage::U8, calibrator).expect("seen");
             assert_eq!(zero, 0);
             assert!(scale * 255.0 <= 1.001 * relu.iter().copied().fold(0.0, f32::max));
         }
-        let (_, zero) = observe(&[5.0, 6.0]).params("t", Storage::U8, Calibrator::MinMax).expect("seen");
+        let (_, zero) = observe(&[5.0, 6.0]).params("t", Storage::U8, MINMAX).expect("seen");
         assert_eq!(zero, 0);
-        assert_eq!(observe(&[0.0, 0.0]).params("t", Storage::U8, Calibrator::Mse), Some((1.0, 0)));
+        assert_eq!(observe(&[0.0, 0.0]).params("t", Storage::U8, Calibrator::default()), Some((1.0, 0)));
     }
 
     #[test]
@@ -397,8 +349,8 @@ mod tests {
         let mut v = normal(20_000);
         v[7] = 60.0;
         let r = observe(&v);
-        let (clipped, _) = r.params("t", Storage::new(4, false).expect("4 bits"), Calibrator::Mse).expect("seen");
-        let (whole, _) = r.params("t", Storage::new(4, false).expect("4 bits"), Calibrator::MinMax).expect("seen");
+        let (clipped, _) = r.params("t", Storage::new(4, false).expect("4 bits"), Calibrator::default()).expect("seen");
+        let (whole, _) = r.params("t", Storage::new(4, false).expect("4 bits"), MINMAX).expect("seen");
         assert!(clipped < 0.3 * whole, "{clipped} {whole}");
     }
 
@@ -410,8 +362,18 @@ mod tests {
     }
 
     #[test]
+    fn the_mean_of_extremes_is_that_of_the_samples() {
+        let parts = [observe(&[-1.0, 4.0]), observe(&[-3.0, 2.0]), observe(&[0.5, 0.75])];
+        let [a, b, c] = parts;
+        let all = a.merge(&b).and_then(|r| r.merge(&c)).expect("same model");
+        let (scale, zero) = all.params("t", Storage::U8, Method::Mean.into()).expect("seen");
+        let want = affine((-1.0 - 3.0 + 0.5) / 3.0, (4.0 + 2.0 + 0.75) / 3.0, (0, 255));
+        assert_eq!((scale, zero), want);
+    }
+
+    #[test]
     fn broken_files_are_errors() {
-        for text in ["", "{}", "{\"format\":2,\"model\":\"0\",\"samples\":1,\"tensors\":{}}"] {
+        for text in ["", "{}", "{\"format\":1,\"model\":\"0\",\"samples\":1,\"tensors\":{}}"] {
             assert_eq!(Ranges::from_json(text).expect_err(text).code, Code::BadRanges);
         }
         let mut o = Observed::default();

@@ -45,6 +45,8 @@ impl Default for Transform {
 pub struct SampleOptions {
     /// Array that feeds an input: input name to array name.
     pub rename: BTreeMap<String, String>,
+    /// Array that holds the labels, when it has none of the usual names.
+    pub labels: Option<String>,
     /// Rows of the arrays to use; all by default.
     pub rows: Option<Range<usize>>,
     /// Applied to every input from arrays.
@@ -114,7 +116,13 @@ impl Samples {
         for name in options.rename.keys().filter(|n| !inputs.iter().any(|i| i.name == **n)) {
             wrong.push(Diagnostic::new(Code::SampleName, format!("the model has no input {name:?}")).in_file(&file));
         }
-        let unknown: Vec<&String> = found.keys().filter(|n| !LABELS.contains(&n.as_str()) && !n.starts_with("out:")).collect();
+        let own = options.labels.as_deref();
+        if let Some(name) = own.filter(|n| !found.contains_key(*n)) {
+            let message = format!("no array {name:?} for the labels; there are {}", list(&names));
+            wrong.push(Diagnostic::new(Code::SampleName, message).in_file(&file));
+        }
+        let is_label = |n: &str| LABELS.contains(&n) || own == Some(n);
+        let unknown: Vec<&String> = found.keys().filter(|n| !is_label(n) && !n.starts_with("out:")).collect();
         if !unknown.is_empty() && wrong.is_empty() {
             let message = format!("no input takes {}", unknown.iter().map(|n| format!("array {n:?}")).collect::<Vec<_>>().join(", "));
             wrong.push(
@@ -151,9 +159,10 @@ impl Samples {
                 }
             }
         }
-        let labels = LABELS
-            .iter()
-            .find_map(|l| found.get(*l))
+        let labels = own
+            .into_iter()
+            .chain(LABELS)
+            .find_map(|l| found.get(l))
             .filter(|a| a.data.len() == count)
             .and_then(|a| (0..count).map(|i| a.data.integer(i)).collect());
         Ok(Self {
@@ -238,17 +247,18 @@ impl Samples {
         }
         let row = self.rows.start + i;
         match &self.source {
-            Source::Arrays(arrays) => Ok(self.inputs.iter().zip(arrays).map(|(input, array)| self.tensor(input, array, row)).collect()),
+            Source::Arrays(arrays) => self.inputs.iter().zip(arrays).map(|(input, array)| self.tensor(input, array, row)).collect(),
             Source::Pictures(folder) => Ok(vec![folder.get(row)?]),
         }
     }
 
-    fn tensor(&self, input: &Bound, array: &Array, row: usize) -> Tensor {
+    fn tensor(&self, input: &Bound, array: &Array, row: usize) -> Result<Tensor, Diagnostic> {
         let per: usize = input.dims.iter().product();
         let t = &self.transform;
         let plain = t.subtract == 0.0 && t.multiply == 1.0;
+        let elements = array.data.row(row, per)?;
         let value = |i: usize| {
-            let x = array.data.float(row * per + i);
+            let x = elements[i];
             if plain { x } else { (x - t.subtract) * t.multiply }
         };
         let data: Vec<f32> = match t.layout {
@@ -259,7 +269,7 @@ impl Samples {
             }
             _ => (0..per).map(value).collect(),
         };
-        Tensor::f32(input.dims.clone(), &data)
+        Ok(Tensor::f32(input.dims.clone(), &data))
     }
 }
 
@@ -292,7 +302,7 @@ fn list(names: &[String]) -> String {
 pub fn expected_outputs(path: &Path, output: &str) -> Option<Vec<f32>> {
     let arrays = arrays::read(path).ok()?;
     let a = arrays.get(&format!("out:{output}"))?;
-    Some((0..a.data.len()).map(|i| a.data.float(i)).collect())
+    a.data.row(0, a.data.len()).ok()
 }
 
 /// A .npz of outputs: one array per output, axis 0 counting samples.

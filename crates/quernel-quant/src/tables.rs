@@ -83,6 +83,12 @@ impl FromStr for TableScheme {
     }
 }
 
+/// Every set of levels of `bits` bits, integers first; the ternary ones among those of 2 bits, the binary ones alone of 1.
+pub fn schemes(bits: u8, w: &[f32], rows: usize) -> Vec<(u8, Levels)> {
+    let tables = TableScheme::ALL.into_iter().filter(|t| t.bits(bits) == Some(bits)).map(|t| (bits, t.levels(bits, w, rows)));
+    (bits >= 2).then(|| (bits, Levels::signed(bits))).into_iter().chain(tables).collect()
+}
+
 /// `0`, then `+-` the powers of two up to 64 that fit `2^bits` entries: the positive side has the odd one.
 fn powers(bits: u8) -> Vec<i8> {
     let entries = 1usize << bits;

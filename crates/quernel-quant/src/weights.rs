@@ -129,12 +129,35 @@ pub fn quantize_rows(w: &[f32], rows: usize, scales: &[f32], levels: &Levels) ->
     w.iter().enumerate().map(|(i, &x)| nearest((f64::from(x) / f64::from(scales[i / len.max(1)])) as f32, levels).0).collect()
 }
 
+/// Squared error of all rows under their scales.
+pub fn squared_error(w: &[f32], rows: usize, scales: &[f32], levels: &Levels) -> f64 {
+    let len = w.len() / rows.max(1);
+    scales.iter().enumerate().map(|(r, s)| f64::from(row_error(&w[r * len..(r + 1) * len], *s, levels, f32::INFINITY))).sum()
+}
+
 /// The weight scale nearest to `sw` for which a residual of scale `sr` has an integer factor `sr / (sx sw)`; `None` when
 /// the factor would be 0 or would not fit 16 bits.
 pub fn snap_scale(sw: f32, sr: f32, sx: f32) -> Option<f32> {
     let factor = exact::residual_factor(sr, sx, sw)?;
     let snapped = (f64::from(sr) / (f64::from(sx) * f64::from(factor))) as f32;
     (snapped.is_normal() && exact::residual_factor(sr, sx, snapped) == Some(factor)).then_some(snapped)
+}
+
+/// Largest bias in units of the accumulator; sums of products need the rest of the 31 bits.
+const MAX_BIAS: f64 = (1u64 << 29) as f64;
+
+/// The scale nearest to `wish` that an output channel may have: its bias fits, and with a residual of scale `sr` the factor
+/// of that is an integer of 4 or more (a coarser one would move the scale by more than an eighth).
+pub fn legal_scale(wish: f64, bias: f32, sx: f32, sr: Option<f32>) -> Option<f32> {
+    let least = f64::from(bias.abs()) / (f64::from(sx) * MAX_BIAS);
+    let scale = wish.max(least) as f32;
+    if !(scale.is_normal() && scale > 0.0) {
+        return None;
+    }
+    match sr {
+        None => Some(scale),
+        Some(sr) => snap_scale(scale, sr, sx).filter(|&s| exact::residual_factor(sr, sx, s).is_some_and(|factor| factor >= 4)),
+    }
 }
 
 #[cfg(test)]

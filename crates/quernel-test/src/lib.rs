@@ -132,6 +132,7 @@ fn told(g: &Graph, cx: &Cx, known: &BTreeMap<Node, Width>) -> String {
     let widths = widths.map(|(&n, w)| match w {
         Width::Int(bits) => format!("; {}: {bits} bits\n", g.describe(n)),
         Width::Code(scheme, bits) => format!("; {}: {bits} bits, {scheme}\n", g.describe(n)),
+        Width::Auto(bits) => format!("; {}: {bits} bits, auto\n", g.describe(n)),
         Width::Float => format!("; {}: float\n", g.describe(n)),
     });
     widths.chain(cx.remarks.iter().map(|r| format!("; {r}\n"))).collect()

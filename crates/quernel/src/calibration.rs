@@ -22,8 +22,13 @@ pub enum Calibration {
     Samples(PathBuf, SampleOptions),
     /// A ranges.json that an earlier calibration wrote.
     Ranges(PathBuf),
-    /// Ranges in memory.
-    Given(Arc<Ranges>),
+    /// Ranges in memory, and where they came from.
+    Given {
+        /// The ranges.
+        ranges: Arc<Ranges>,
+        /// Samples may be asked of it again.
+        source: Box<Calibration>,
+    },
     /// Several of these, added up.
     Several(Vec<Calibration>),
     /// The statistics in the model's own batch norms, no data.
@@ -41,6 +46,24 @@ impl Calibration {
         } else {
             Self::Samples(path, SampleOptions::default())
         }
+    }
+
+    /// The samples behind it, the first file's where there are several; `None` where there are none.
+    pub fn open(&self, model: &Model) -> Result<Option<Samples>, Failure> {
+        Ok(match self {
+            Self::Samples(path, options) => Some(Samples::open_with(path, &model.inputs(), options).map_err(Failure)?),
+            Self::Random(count) => Some(Samples::random(&model.inputs(), *count)),
+            Self::Several(all) => {
+                for one in all {
+                    if let Some(samples) = one.open(model)? {
+                        return Ok(Some(samples));
+                    }
+                }
+                None
+            }
+            Self::Given { source, .. } => source.open(model)?,
+            Self::None | Self::Ranges(_) | Self::BatchNorm => None,
+        })
     }
 }
 
@@ -71,7 +94,7 @@ pub fn calibrate(
 ) -> Result<Option<Arc<Ranges>>, Failure> {
     let samples = match source {
         Calibration::None => return Ok(None),
-        Calibration::Given(ranges) => return Ok(Some(ranges.clone())),
+        Calibration::Given { ranges, .. } => return Ok(Some(ranges.clone())),
         Calibration::Ranges(path) => {
             let file = path.display().to_string();
             let ranges = inspect_ranges(path)?;

@@ -1,10 +1,15 @@
 //! The whole path: fold, calibrate, quantize, lower, generate.
 
-use crate::{Calibration, Failure, Model, Progress, calibrate};
+use crate::{
+    Budget, Calibration, Chosen, Failure, Model, Progress,
+    budget::search,
+    calibrate,
+    recover::{Key, Recovery, Rounding, recover},
+};
 use quernel_codegen::{Jit, Level, Target};
-use quernel_ir::{Code, Diagnostic, Graph, Op, Program, Stage, diag::Remark, verify};
+use quernel_ir::{Code, Diagnostic, Graph, Op, Program, Stage, Tensor, diag::Remark, verify};
 use quernel_lower::Layer;
-use quernel_passes::{Activations, Cx, Pipeline, QuantizeOptions, fold_pipeline, quantize_pipeline};
+use quernel_passes::{Activations, Cx, Pipeline, QuantizeOptions, fold_pipeline, integer_pipeline, round_pipeline};
 use quernel_quant::{Bits, Calibrator, Ranges, Width};
 use std::{
     sync::Arc,
@@ -26,8 +31,10 @@ pub struct Compiler {
     pub activations: Activations,
     /// Weight widths per layer.
     pub bits: Bits,
-    /// Whether biases absorb the mean error of the weights.
-    pub bias_correct: bool,
+    /// How weights and biases make up for rounding.
+    pub recovery: Recovery,
+    /// Limits within which widths are chosen; `bits` then says nothing.
+    pub budget: Option<Budget>,
     /// Whether inputs and outputs of the network are integers where they can be.
     pub integer_io: bool,
     /// Stop after this stage.
@@ -45,7 +52,8 @@ impl Default for Compiler {
             calibrator: Calibrator::default(),
             activations: Activations::default(),
             bits: Bits::default(),
-            bias_correct: true,
+            recovery: Recovery::default(),
+            budget: None,
             integer_io: false,
             stop_after: Stage::Lowered,
             print_after: Vec::new(),
@@ -87,6 +95,8 @@ pub struct Compiled {
     pub layers: Vec<Layer>,
     /// Ranges the quantization used.
     pub ranges: Option<Arc<Ranges>>,
+    /// Widths chosen under a budget, and what they cost.
+    pub chosen: Option<Chosen>,
     /// Everything worth knowing that stopped nothing.
     pub remarks: Vec<Remark>,
     /// Time per pass and stage.
@@ -98,6 +108,9 @@ pub struct Compiled {
 impl Compiler {
     /// Compiles a model up to `stop_after`.
     pub fn compile(&self, model: &Model, progress: &mut dyn FnMut(Progress)) -> Result<Compiled, Failure> {
+        if let Some(budget) = &self.budget {
+            return self.within(budget, model, progress);
+        }
         let wants_integers = self.bits != Bits::uniform(Width::Float);
         // A model that rounds its activations itself has scales for them.
         let imported = &model.imported.graph;
@@ -126,6 +139,7 @@ impl Compiler {
             program: None,
             layers: Vec::new(),
             ranges: None,
+            chosen: None,
             remarks: model.imported.remarks.clone(),
             timings: Vec::new(),
             prints: Vec::new(),
@@ -140,7 +154,7 @@ impl Compiler {
         if self.stop_after == Stage::Imported {
             return Ok(out);
         }
-        self.run(&fold_pipeline(), Stage::Folded, &mut out)?;
+        self.run(&fold_pipeline(), Stage::Folded, &mut Cx::default(), &mut out)?;
         if self.stop_after == Stage::Folded {
             return Ok(out);
         }
@@ -150,15 +164,11 @@ impl Compiler {
             out.ranges = calibrate(model, &self.calibration, &mut out.remarks, progress)?;
             out.timings.push(Timing { name: "calibrate".into(), took: start.elapsed() });
         }
-        let options = QuantizeOptions {
-            ranges: out.ranges.clone(),
-            calibrator: self.calibrator,
-            activations: self.activations,
-            bits: self.bits.clone(),
-            bias_correct: self.bias_correct,
-            integer_io: self.integer_io,
-        };
-        self.run(&quantize_pipeline(options), Stage::Quantized, &mut out)?;
+        let options = self.quantize_options(out.ranges.clone());
+        let mut cx = Cx::default();
+        self.run(&round_pipeline(&options), Stage::Folded, &mut cx, &mut out)?;
+        self.recover(model, &mut cx, &mut out, progress)?;
+        self.run(&integer_pipeline(&options), Stage::Quantized, &mut cx, &mut out)?;
         if self.stop_after == Stage::Quantized {
             return Ok(out);
         }
@@ -176,10 +186,46 @@ impl Compiler {
         Ok(out)
     }
 
-    fn run(&self, pipeline: &Pipeline, stage: Stage, out: &mut Compiled) -> Result<(), Failure> {
-        let mut cx = Cx::default();
+    fn quantize_options(&self, ranges: Option<Arc<Ranges>>) -> QuantizeOptions {
+        QuantizeOptions {
+            ranges,
+            calibrator: self.calibrator,
+            activations: self.activations,
+            bits: self.bits.clone(),
+            bias_correct: self.recovery.bias,
+            integer_io: self.integer_io,
+        }
+    }
+
+    /// Chooses widths, then compiles with them.
+    fn within(&self, budget: &Budget, model: &Model, progress: &mut dyn FnMut(Progress)) -> Result<Compiled, Failure> {
+        if self.activations != Activations::Static {
+            return Err(Diagnostic::new(Code::BadOption, "widths are chosen for activations with scales from samples").into());
+        }
+        let chosen = search(self, budget, model, progress)?;
+        let mut compiled = Self { bits: chosen.bits.clone(), budget: None, ..self.clone() }.compile(model, progress)?;
+        compiled.chosen = Some(chosen);
+        Ok(compiled)
+    }
+
+    /// The graph with its values and weights rounded to nearest, the float graph it was made from, and what the passes know.
+    pub(crate) fn rounded(&self, model: &Model, progress: &mut dyn FnMut(Progress)) -> Result<(Graph, Graph, Cx), Failure> {
+        let (mut graph, mut cx) = (model.imported.graph.clone(), Cx::default());
+        fold_pipeline().run(&mut graph, &mut cx, &mut |_, _| ())?;
+        let float = graph.clone();
+        let ranges = calibrate(model, &self.calibration, &mut Vec::new(), progress)?;
+        round_pipeline(&self.quantize_options(ranges)).run(&mut graph, &mut cx, &mut |_, _| ())?;
+        Ok((graph, float, cx))
+    }
+
+    /// What makes a part of a rounded graph fit for lowering.
+    pub(crate) fn pieces(&self) -> Pipeline {
+        integer_pipeline(&QuantizeOptions { bias_correct: false, ..QuantizeOptions::default() })
+    }
+
+    fn run(&self, pipeline: &Pipeline, stage: Stage, cx: &mut Cx, out: &mut Compiled) -> Result<(), Failure> {
         let prints = &mut out.prints;
-        pipeline.run(&mut out.graph, &mut cx, &mut |pass, g| {
+        pipeline.run(&mut out.graph, cx, &mut |pass, g| {
             if self.print_after.iter().any(|p| p == pass) {
                 prints.push((pass.to_owned(), g.to_string()));
             }
@@ -187,6 +233,33 @@ impl Compiler {
         out.stage = stage;
         out.remarks.append(&mut cx.remarks);
         out.timings.extend(cx.timings.drain(..).map(|(name, took)| Timing { name: name.into(), took }));
+        Ok(())
+    }
+
+    /// Rounds weights again with their operands in view, where some have fewer than 8 bits or the options ask for all.
+    fn recover(&self, model: &Model, cx: &mut Cx, out: &mut Compiled, progress: &mut dyn FnMut(Progress)) -> Result<(), Failure> {
+        let narrow = cx.widths.values().any(|w| w.bits().is_some_and(|bits| bits < 8));
+        let (Some(float), Some(ranges)) = (&out.folded, &out.ranges) else { return Ok(()) };
+        if !self.recovery.weights() || !(narrow || self.recovery.all) || cx.float_weights.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let Some(samples) = self.calibration.open(model)? else {
+            out.remarks.push(Remark {
+                by: "recover".into(),
+                at: model.file.clone(),
+                message: "weights are rounded to nearest: to look at their operands takes samples, and there are ranges only".into(),
+            });
+            return Ok(());
+        };
+        let options = format!("{:?} {:?} {:?}", self.bits, self.calibrator, Recovery { resume: None, ..self.recovery.clone() });
+        let first = samples.get(0)?;
+        let data: Vec<&[u8]> = first.iter().map(Tensor::bytes).collect();
+        let ranges = ranges.to_json();
+        let key = Key::of(&[&out.model_hash.to_le_bytes(), options.as_bytes(), ranges.as_bytes(), &data.concat()]);
+        let rounding = Rounding { g: &mut out.graph, float, cx, integers: &|| self.pieces() };
+        recover(rounding, &samples, &self.recovery, key, progress)?;
+        out.timings.push(Timing { name: "recover".into(), took: start.elapsed() });
         Ok(())
     }
 }

@@ -16,6 +16,13 @@ pub struct Evaluation {
     pub float_top1: Option<f64>,
     /// The same of the compiled code.
     pub compiled_top1: Option<f64>,
+    /// Share of labels among the float network's five largest outputs, in percent; `None` without labels or with fewer than
+    /// six outputs.
+    pub float_top5: Option<f64>,
+    /// The same of the compiled code.
+    pub compiled_top5: Option<f64>,
+    /// Mean divergence of the softmax of the compiled code's first output from that of the float network, in nats.
+    pub kl: f64,
     /// Samples on which both have the same largest output, in percent.
     pub agreement: f64,
     /// Signal to noise of the first output over all samples, in dB.
@@ -70,7 +77,8 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
     let mut jit = compiled.jit()?;
     let float = Reference::of(model)?;
     let (mut signal, mut noise, mut max_abs) = (0f64, 0f64, 0f64);
-    let (mut float_hits, mut compiled_hits, mut agree) = (0usize, 0usize, 0usize);
+    let (mut float_hits, mut compiled_hits, mut agree) = ([0usize; 2], [0usize; 2], 0usize);
+    let (mut kl, mut classes) = (0f64, 0);
     for i in 0..samples.len() {
         let inputs = samples.get(i)?;
         let want = first_f32(float.run(&inputs)?.as_ref(), &model.file)?;
@@ -88,16 +96,24 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
         let (w, g) = (metrics::argmax(&want), metrics::argmax(&got));
         agree += usize::from(w == g);
         if let Some(label) = labels.as_ref().map(|l| l[i]) {
-            float_hits += usize::from(i64::try_from(w) == Ok(label));
-            compiled_hits += usize::from(i64::try_from(g) == Ok(label));
+            let label = usize::try_from(label).unwrap_or(usize::MAX);
+            for (k, at) in [1, 5].into_iter().zip(0..) {
+                float_hits[at] += usize::from(metrics::in_top(&want, label, k));
+                compiled_hits[at] += usize::from(metrics::in_top(&got, label, k));
+            }
         }
+        kl += metrics::kl(&want, &got);
+        classes = want.len();
         progress(Progress { what: "evaluating", done: i + 1, of: samples.len() });
     }
     let percent = |n: usize| 100.0 * n as f64 / samples.len().max(1) as f64;
     Ok(Evaluation {
         samples: samples.len(),
-        float_top1: labels.as_ref().map(|_| percent(float_hits)),
-        compiled_top1: labels.as_ref().map(|_| percent(compiled_hits)),
+        float_top1: labels.as_ref().map(|_| percent(float_hits[0])),
+        compiled_top1: labels.as_ref().map(|_| percent(compiled_hits[0])),
+        float_top5: labels.as_ref().filter(|_| classes > 5).map(|_| percent(float_hits[1])),
+        compiled_top5: labels.as_ref().filter(|_| classes > 5).map(|_| percent(compiled_hits[1])),
+        kl: kl / samples.len().max(1) as f64,
         agreement: percent(agree),
         sqnr_db: 10.0 * (signal / noise.max(f64::MIN_POSITIVE)).log10(),
         max_abs,

@@ -19,28 +19,34 @@
 pub mod artifacts;
 mod batch_norm;
 mod bench;
+mod budget;
 mod calibration;
 mod compare;
 mod compiler;
 mod energy;
 mod evaluate;
 mod failure;
+mod html;
 mod model;
 mod options;
 mod pareto;
+mod recover;
 mod report;
 
 pub use artifacts::Emit;
 pub use bench::{Bench, StepTime, bench};
+pub use budget::{Budget, Choice, Chosen, Loss, Times, first_outputs};
 pub use calibration::{Calibration, Progress, calibrate, inspect_ranges};
 pub use compare::{LayerError, compare};
 pub use compiler::{Compiled, Compiler, Timing, opt};
 pub use energy::{Counters, Energy};
 pub use evaluate::{Evaluation, check_against_interpreter, encode, encode_for, evaluate, outputs};
 pub use failure::{Failure, diagnostic_json};
+pub use html::page;
 pub use model::{Model, ModelOptions, read_text, symbol_name};
 pub use options::{parse_bits, parse_bits_and_scheme, parse_calibration};
 pub use pareto::{Point, pareto};
+pub use recover::Recovery;
 pub use report::{LayerReport, Report, to_json};
 
 pub use quernel_codegen as codegen;

@@ -63,7 +63,7 @@ impl Calibration {
     /// Every file that is read for ranges; for a folder of pictures the folder and the files in it, in order of name.
     pub fn files(&self) -> Vec<PathBuf> {
         match self {
-            Self::None | Self::Given(_) | Self::BatchNorm | Self::Random(_) => Vec::new(),
+            Self::None | Self::Given { .. } | Self::BatchNorm | Self::Random(_) => Vec::new(),
             Self::Ranges(path) => vec![path.clone()],
             Self::Several(all) => all.iter().flat_map(Self::files).collect(),
             Self::Samples(path, _) => {

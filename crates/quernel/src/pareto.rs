@@ -53,14 +53,16 @@ pub fn pareto(
     time: Duration,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Point>, Failure> {
-    let mut compiler = compiler.clone();
+    let original = compiler.calibration.clone();
+    let mut compiler = Compiler { budget: None, ..compiler.clone() };
     let mut points = Vec::new();
     for &width in widths {
         compiler.bits = Bits::uniform(width);
         let compiled = compiler.compile(model, progress)?;
         // Ranges are measured once.
         if let Some(ranges) = &compiled.ranges {
-            compiler.calibration = Calibration::Given(Arc::clone(ranges));
+            let source = Box::new(original.clone());
+            compiler.calibration = Calibration::Given { ranges: Arc::clone(ranges), source };
         }
         let (_, report) = artifacts::make(&compiled, Path::new("-"), &[Emit::Report])?;
         let measured = evaluate(model, &compiled, samples, progress)?;

@@ -62,11 +62,36 @@ fn write(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failu
     if let (Some(depfile), Some(first)) = (&a.depfile, files.first()) {
         artifacts::save(&[(depfile, rule(&first.path, read).as_bytes())])?;
     }
+    let bits = chosen(compiled, &out)?;
     let mut text = report.as_ref().map(|r| summary(r, a.compiling.model.as_path())).unwrap_or_default();
     for f in &files {
         text.push_str(&format!("wrote {} ({})\n", f.path.display(), bytes(f.bytes.len())));
     }
+    text.push_str(&bits);
     setup::print(&text)
+}
+
+/// Writes the widths that were chosen under a budget, for the user to edit, and says what they cost.
+fn chosen(compiled: &Compiled, out: &Path) -> Result<String, Failure> {
+    let Some(c) = &compiled.chosen else { return Ok(String::new()) };
+    let path = out.with_extension("bits.toml");
+    artifacts::save(&[(&path, c.bits.to_toml().as_bytes())])?;
+    let rows =
+        c.layers.iter().map(|l| vec![shortened(&l.layer, 44), l.width.clone(), bytes(l.bytes as usize), format!("{:.6}", l.loss_alone)]);
+    let mut text = format!("{}\n", table(&["layer", "width", "weights", "loss alone"], &[2, 3], rows));
+    let share = 100.0 * c.bytes.0 as f64 / c.bytes.1.max(1) as f64;
+    text.push_str(&format!(
+        "weights {} ({share:.0} % of 8 bits), loss {:.6}, drop {:.2} on the samples of the choice; {} assignments were judged\n",
+        bytes(c.bytes.0 as usize),
+        c.loss,
+        c.drop,
+        c.tried
+    ));
+    if let Some(ns) = c.predicted_ns {
+        text.push_str(&format!("a run is predicted to take {:.1} us on this machine\n", ns / 1e3));
+    }
+    text.push_str(&format!("wrote {}; `--bits {}` compiles with it\n", path.display(), path.display()));
+    Ok(text)
 }
 
 fn summary(r: &Report, model: &Path) -> String {

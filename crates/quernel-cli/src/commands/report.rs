@@ -7,7 +7,7 @@ use crate::{
 use quernel::{
     Emit, Failure, Point, artifacts, compare,
     ir::{Code, Diagnostic},
-    pareto,
+    page, pareto,
     quant::{SampleOptions, Samples},
     to_json,
 };
@@ -16,11 +16,14 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 pub fn run(a: &Report, messages: &Messages) -> Result<(), Failure> {
     let compiler = setup::compiler(&a.compiling)?;
     let model = setup::model(&a.compiling)?;
+    let mut points = Vec::new();
     if let (Some(widths), Some(test)) = (&a.pareto, &a.test) {
         let options = SampleOptions { rows: a.test_rows.clone(), ..setup::samples(&a.compiling.samples)? };
         let samples = Samples::open_with(test, &model.inputs(), &options).map_err(Failure)?;
-        let points = pareto(&compiler, &model, &samples, widths, Duration::from_millis(400), &mut |p| messages.progress(p))?;
-        return setup::print(&front(&points, a.json));
+        points = pareto(&compiler, &model, &samples, widths, Duration::from_millis(400), &mut |p| messages.progress(p))?;
+        if a.html.is_none() {
+            return setup::print(&front(&points, a.json));
+        }
     }
     let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
     let (_, report) = artifacts::make(&compiled, Path::new("-"), &[Emit::Report])?;
@@ -36,6 +39,10 @@ pub fn run(a: &Report, messages: &Messages) -> Result<(), Failure> {
         for layer in &mut report.layers {
             layer.error = by_name.remove(&layer.name);
         }
+    }
+    if let Some(path) = &a.html {
+        artifacts::save(&[(path, page(&report, &points).as_bytes())])?;
+        return setup::print(&format!("wrote {}\n", path.display()));
     }
     if a.json {
         return setup::print(&format!("{}\n", report.to_json()));

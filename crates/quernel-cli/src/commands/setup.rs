@@ -1,8 +1,8 @@
 //! From options to a model and a compiler.
 
-use crate::args::{ActivationsArg, CalibratorArg, Compiling, IoArg, Sampling};
+use crate::args::{ActivationsArg, Compiling, IoArg, Sampling};
 use quernel::{
-    Compiler, Failure, Model, ModelOptions,
+    Compiler, Failure, Model, ModelOptions, Recovery,
     codegen::{Level, Target},
     ir::{Code, Diagnostic},
     passes::Activations,
@@ -27,6 +27,7 @@ pub fn samples(a: &Sampling) -> Result<SampleOptions, Failure> {
     }
     Ok(SampleOptions {
         rename: a.arrays.iter().cloned().collect(),
+        labels: a.labels.clone(),
         rows: a.rows.clone(),
         transform: Transform { subtract: a.subtract, multiply: a.multiply, layout: a.channels_last.then_some(Layout::ChannelsLast) },
         images: ImageOptions { mean, std, bgr: a.bgr, fit: if a.stretch { Fit::Stretch } else { Fit::Crop } },
@@ -47,17 +48,15 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
         target: Target::parse(a.target.as_deref(), a.target_cpu.as_deref())?,
         level,
         calibration,
-        calibrator: match a.calibrator {
-            CalibratorArg::Minmax => Calibrator::MinMax,
-            CalibratorArg::Mse => Calibrator::Mse,
-        },
+        calibrator: Calibrator { method: a.calibrator, symmetric: a.symmetric },
         activations: match a.activations {
             ActivationsArg::Static => Activations::Static,
             ActivationsArg::Dynamic => Activations::DynamicRows,
             ActivationsArg::DynamicTensor => Activations::DynamicTensors,
         },
         bits: quernel::parse_bits_and_scheme(&a.bits, a.scheme.as_deref())?,
-        bias_correct: !a.no_bias_correct,
+        recovery: Recovery { resume: a.resume.clone(), ..a.recover.clone() },
+        budget: a.budget,
         integer_io: a.io == IoArg::Int8,
         ..Compiler::default()
     })

@@ -1,0 +1,176 @@
+//! `cargo xtask figures quantization`: measures what docs/quantization.md says of schemes, budgets and times.
+//!
+//! Real networks come from `QUERNEL_MODELS`, generated ones from `QUERNEL_NETWORKS` (folders). A table whose networks are
+//! absent keeps its old rows, and the command says so.
+
+use crate::figures::section;
+use serde_json::Value;
+use std::{fs, path::PathBuf, process::Command, time::Instant};
+
+/// A network and how its samples are read: folder, model, samples for calibration, samples to measure on.
+struct Network {
+    name: &'static str,
+    folder: &'static str,
+    arguments: &'static str,
+    /// Rows to calibrate on, and to measure on.
+    rows: &'static str,
+    test: &'static str,
+}
+
+const RESNET8: Network = Network {
+    name: "ResNet-8",
+    folder: "cifar10_resnet8",
+    arguments: "ic_resnet8_fp32.onnx --calibrate cifar10_4000.npz --array input_1=x --channels-last --test cifar10_4000.npz",
+    rows: "0..256",
+    test: "1000..4000",
+};
+const MNIST: Network = Network {
+    name: "MNIST",
+    folder: "mnist",
+    arguments: "mnist_cntk_op8.onnx --calibrate mnist_train_20000.npz --array Input3=x --test mnist_test_5000.npz",
+    rows: "0..256",
+    test: "0..5000",
+};
+const KEYWORDS: Network = Network {
+    name: "DS-CNN",
+    folder: "kws_dscnn",
+    arguments: "kws_dscnn_float.onnx --calibrate kws_500.npz --array input_1=x --subtract 83 --multiply 0.5847029 --test kws_500.npz",
+    rows: "0..100",
+    test: "100..500",
+};
+
+/// A row: network, what is asked for, options, rows to calibrate on where they differ, and what is aimed at: a drop in
+/// points, and a signal to noise in dB.
+struct Row(&'static Network, &'static str, &'static str, Option<&'static str>, Option<f64>, Option<f64>);
+
+const ROWS: &[Row] = &[
+    Row(&RESNET8, "8 bits", "", None, Some(0.2), Some(36.0)),
+    Row(&RESNET8, "4 bits, nearest", "--bits 4 --recover none", None, None, None),
+    Row(&RESNET8, "4 bits, bias", "--bits 4 --recover bias", None, None, None),
+    Row(&RESNET8, "4 bits, feedback", "--bits 4 --recover bias,feedback", None, None, None),
+    Row(&RESNET8, "4 bits, feedback, refit", "--bits 4 --recover bias,feedback,refit", None, None, None),
+    Row(&RESNET8, "4 bits", "--bits 4", None, Some(0.6), Some(26.0)),
+    Row(&RESNET8, "4 bits, normal", "--bits 4 --scheme normal", None, None, None),
+    Row(&RESNET8, "4 bits, codebook", "--bits 4 --scheme codebook", None, None, None),
+    Row(&RESNET8, "4 bits, power-of-two", "--bits 4 --scheme power-of-two", None, None, None),
+    Row(&RESNET8, "4 bits, auto", "--bits 4 --scheme auto", None, None, None),
+    Row(&RESNET8, "3 bits", "--bits 3", None, Some(2.0), None),
+    Row(&RESNET8, "3 bits, 1000 rows", "--bits 3", Some("0..1000"), Some(1.3), None),
+    Row(&RESNET8, "3 bits, auto", "--bits 3 --scheme auto", None, None, None),
+    Row(&RESNET8, "2 bits, codebook", "--bits 2 --scheme codebook", None, Some(5.0), None),
+    Row(&RESNET8, "2 bits, codebook, 1000 rows", "--bits 2 --scheme codebook", Some("0..1000"), Some(3.5), None),
+    Row(&RESNET8, "ternary", "--scheme ternary", None, None, None),
+    Row(&RESNET8, "binary", "--scheme binary", None, None, None),
+    Row(&RESNET8, "budget size=60%", "--budget size=60%", None, Some(0.5), None),
+    Row(&MNIST, "8 bits", "", None, None, None),
+    Row(&MNIST, "2 bits, codebook", "--bits 2 --scheme codebook", None, Some(0.3), None),
+    Row(&MNIST, "ternary", "--scheme ternary", None, Some(0.4), None),
+    Row(&KEYWORDS, "8 bits", "", None, None, None),
+    Row(&KEYWORDS, "4 bits", "--bits 4", None, Some(2.0), Some(24.0)),
+    Row(&KEYWORDS, "4 bits, auto", "--bits 4 --scheme auto", None, None, None),
+    Row(&KEYWORDS, "budget size=60%", "--budget size=60%", None, Some(1.5), None),
+];
+
+/// Generated networks whose sizes are shown, and the schemes.
+const SIZED: [&str; 3] = ["resnet50", "vgg16", "alexnet"];
+const SCHEMES: [(&str, &str); 5] =
+    [("float", "--bits float"), ("8 bits", "--bits 8"), ("4 bits", "--bits 4"), ("2 bits", "--bits 2"), ("1 bit", "--scheme binary")];
+
+pub fn run() -> Result<(), String> {
+    let file = crate::root().join("docs/quantization.md");
+    let mut page = fs::read_to_string(&file).map_err(|why| format!("docs/quantization.md: {why}"))?;
+    let distributions = output(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args([
+        "run",
+        "-q",
+        "--release",
+        "-p",
+        "quernel-quant",
+        "--example",
+        "distributions",
+    ]))?;
+    page = section(&page, "distributions", &distributions)?;
+    match std::env::var_os("QUERNEL_MODELS") {
+        Some(models) => page = section(&page, "schemes", &schemes(&PathBuf::from(models))?)?,
+        None => eprintln!("kept the old accuracies: QUERNEL_MODELS does not name the folder of real models"),
+    }
+    match std::env::var_os("QUERNEL_NETWORKS") {
+        Some(folder) => page = section(&page, "sizes", &sizes(&PathBuf::from(folder))?)?,
+        None => eprintln!("kept the old sizes: QUERNEL_NETWORKS does not name the folder of generated networks"),
+    }
+    fs::write(&file, page).map_err(|why| format!("docs/quantization.md: {why}"))
+}
+
+fn quernel() -> Command {
+    Command::new(crate::root().join("target/release/quernel"))
+}
+
+fn output(command: &mut Command) -> Result<String, String> {
+    let out = command.output().map_err(|why| why.to_string())?;
+    if !out.status.success() {
+        return Err(String::from_utf8_lossy(&out.stderr).into_owned());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+fn schemes(models: &std::path::Path) -> Result<String, String> {
+    let mut table = String::from(
+        "| network | weights | float | compiled | drop | aim | output SQNR | aim | KL | seconds |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for Row(network, what, options, rows, drop, sqnr) in ROWS {
+        eprintln!("measuring {}, {what}", network.name);
+        let start = Instant::now();
+        let text = output(
+            quernel()
+                .args(["eval", "--json"])
+                .args(network.arguments.split(' '))
+                .args(["--rows", rows.unwrap_or(network.rows), "--test-rows", network.test])
+                .args(options.split(' ').filter(|o| !o.is_empty()))
+                .current_dir(models.join(network.folder)),
+        )
+        .map_err(|why| format!("{}, {what}: {why}", network.name))?;
+        let e: Value = serde_json::from_str(&text).map_err(|why| why.to_string())?;
+        let number = |key: &str| e[key].as_f64().unwrap_or(f64::NAN);
+        let aim = |x: &Option<f64>, sign: &str| x.map_or_else(String::new, |x| format!("{sign} {x}"));
+        table += &format!(
+            "| {} | {what} | {:.2} % | {:.2} % | {:.2} | {} | {:.1} dB | {} | {:.5} | {:.1} |\n",
+            network.name,
+            number("float_top1"),
+            number("compiled_top1"),
+            number("float_top1") - number("compiled_top1"),
+            aim(drop, "<="),
+            number("sqnr_db"),
+            aim(sqnr, ">="),
+            number("kl"),
+            start.elapsed().as_secs_f64(),
+        );
+    }
+    Ok(table)
+}
+
+/// Bytes of the weights in the object.
+fn sizes(folder: &std::path::Path) -> Result<String, String> {
+    let mut table = String::from("| network |");
+    table.extend(SCHEMES.iter().map(|s| format!(" {} |", s.0)));
+    table += "\n| --- |";
+    table += &" --- |".repeat(SCHEMES.len());
+    table.push('\n');
+    for network in SIZED {
+        table += &format!("| {network} |");
+        for (what, options) in SCHEMES {
+            eprintln!("measuring {network}, {what}");
+            let text = output(
+                quernel()
+                    .args(["report", "--json", "--calibrate", "random", "--recover", "none"])
+                    .args(options.split(' '))
+                    .arg(folder.join(format!("{network}.onnx"))),
+            )?;
+            let report: Value = serde_json::from_str(&text).map_err(|why| why.to_string())?;
+            let layers = report["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let bytes: u64 = layers.iter().filter_map(|l| l["weight_bytes"].as_u64()).sum();
+            table += &format!(" {:.1} MB |", bytes as f64 / 1e6);
+        }
+        table.push('\n');
+    }
+    Ok(table)
+}
