@@ -114,7 +114,7 @@ fn output(command: &mut Command) -> Result<String, String> {
 
 fn schemes(models: &std::path::Path) -> Result<String, String> {
     let mut table = String::from(
-        "| network | weights | float | compiled | drop | aim | output SQNR | aim | KL | seconds |\n\
+        "| network | weights | float | compiled | drop | aim | logits SQNR | aim | KL | seconds |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for Row(network, what, options, rows, drop, sqnr) in ROWS {
@@ -139,7 +139,7 @@ fn schemes(models: &std::path::Path) -> Result<String, String> {
             number("compiled_top1"),
             number("float_top1") - number("compiled_top1"),
             aim(drop, "<="),
-            number("sqnr_db"),
+            e["logits_sqnr_db"].as_f64().unwrap_or(number("sqnr_db")),
             aim(sqnr, ">="),
             number("kl"),
             start.elapsed().as_secs_f64(),

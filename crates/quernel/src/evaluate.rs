@@ -3,7 +3,7 @@
 use crate::{Compiled, Failure, Model, Progress};
 use quernel_codegen::Jit;
 use quernel_float::FloatModel;
-use quernel_ir::{Code, Diagnostic, Graph, Op, Program, Tensor, TensorTy};
+use quernel_ir::{Code, Diagnostic, Graph, Op, Program, Stage, Tensor, TensorTy, verify};
 use quernel_quant::{Samples, metrics};
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub struct Evaluation {
     pub agreement: f64,
     /// Signal to noise of the first output over all samples, in dB.
     pub sqnr_db: f64,
+    /// The same before the softmax that ends the network, against our own float code; `None` where there is none.
+    pub logits_sqnr_db: Option<f64>,
     /// Largest absolute difference of the first output.
     pub max_abs: f64,
     /// Samples on which compiled code and the reference interpreter were compared, and gave equal bytes.
@@ -70,12 +72,55 @@ impl<'a> Reference<'a> {
     }
 }
 
+/// Both networks without the softmax at their end.
+struct Logits {
+    float: (Program, Jit),
+    quantized: (Program, Jit),
+    noise: metrics::Noise,
+}
+
+impl Logits {
+    fn of(compiled: &Compiled) -> Result<Option<Self>, Failure> {
+        let Some(float) = compiled.folded.as_ref().and_then(open_end) else { return Ok(None) };
+        let Some(quantized) = open_end(&compiled.graph) else { return Ok(None) };
+        let code = |g: &Graph| -> Result<(Program, Jit), Failure> {
+            let verified = verify(g, Stage::Folded)
+                .map_err(|faults| Failure(faults.iter().map(|f| Diagnostic::bug(f.message.clone()).at(f.place.clone())).collect()))?;
+            let program = quernel_lower::lower(&verified, &quernel_lower::Options::default()).map_err(Failure)?.program;
+            let jit = Jit::new(&program, &quernel_codegen::Options::default())?;
+            Ok((program, jit))
+        };
+        Ok(Some(Self { float: code(&float)?, quantized: code(&quantized)?, noise: metrics::Noise::default() }))
+    }
+
+    fn add(&mut self, inputs: &[Tensor]) -> Result<(), Failure> {
+        let run = |(program, jit): &mut (Program, Jit)| -> Result<Vec<f32>, Failure> {
+            let all = outputs(program, run_jit(jit, &encode_for(program, inputs)?)?)?;
+            Ok(all.first().and_then(|(_, t)| t.to_f32()).unwrap_or_default())
+        };
+        let (want, got) = (run(&mut self.float)?, run(&mut self.quantized)?);
+        self.noise.add(&want, &got);
+        Ok(())
+    }
+}
+
+/// The graph whose first output is the operand of the softmax that computes it.
+fn open_end(g: &Graph) -> Option<Graph> {
+    let node = g.producer(g.outputs.first()?.1)?;
+    let operand = matches!(g.nodes[node].op, Op::Softmax { .. }).then(|| g.nodes[node].args[0])?;
+    let mut g = g.clone();
+    g.outputs = vec![("logits".into(), operand)];
+    g.order.retain(|&n| n != node);
+    Some(g)
+}
+
 /// Runs all samples through the float engine and through compiled code in this process.
 pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress: &mut dyn FnMut(Progress)) -> Result<Evaluation, Failure> {
     let labels = samples.labels();
     let program = compiled.program()?;
     let mut jit = compiled.jit()?;
     let float = Reference::of(model)?;
+    let mut logits = Logits::of(compiled)?;
     let (mut signal, mut noise, mut max_abs) = (0f64, 0f64, 0f64);
     let (mut float_hits, mut compiled_hits, mut agree) = ([0usize; 2], [0usize; 2], 0usize);
     let (mut kl, mut classes) = (0f64, 0);
@@ -86,6 +131,9 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
         let got = first_f32(got.first().map(|(_, t)| t), &model.file)?;
         if want.len() != got.len() {
             return Err(Diagnostic::bug(format!("the compiled output has {} elements, the float one {}", got.len(), want.len())).into());
+        }
+        if let Some(logits) = &mut logits {
+            logits.add(&inputs)?;
         }
         for (w, g) in want.iter().zip(&got) {
             let d = f64::from(*w) - f64::from(*g);
@@ -116,6 +164,7 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
         kl: kl / samples.len().max(1) as f64,
         agreement: percent(agree),
         sqnr_db: 10.0 * (signal / noise.max(f64::MIN_POSITIVE)).log10(),
+        logits_sqnr_db: logits.map(|l| l.noise.db()),
         max_abs,
         equal_to_interpreter: 0,
     })

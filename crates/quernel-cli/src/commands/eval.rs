@@ -30,6 +30,9 @@ pub fn run(a: &Eval, messages: &Messages) -> Result<(), Failure> {
     if let (Some(float), Some(compiled)) = (e.float_top5, e.compiled_top5) {
         text.push_str(&format!("top-5 float {float:.2} %, compiled {compiled:.2} % ({:+.2} points)\n", compiled - float));
     }
+    if let Some(db) = e.logits_sqnr_db {
+        text.push_str(&format!("before the softmax: SQNR {db:.1} dB\n"));
+    }
     text.push_str(&format!("same answer {:.2} %, output SQNR {:.1} dB, largest difference {:.4}\n", e.agreement, e.sqnr_db, e.max_abs));
     setup::print(&text)
 }

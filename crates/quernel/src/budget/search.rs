@@ -10,11 +10,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 /// Widths a layer may get. Codes of 3 bits take the room of 4, those of 5 to 7 the room of 8.
 const WIDTHS: [Width; 3] = [Width::Int(8), Width::Auto(4), Width::Auto(2)];
 /// Samples that judge: more tell little more.
-const MOST_SAMPLES: usize = 256;
+const MOST_SAMPLES: usize = 128;
 /// Share of the budget of each of the first candidates: losses add up only roughly.
 const SHARES: [f64; 4] = [1.0, 0.97, 0.93, 0.88];
 /// Exchanges that are tried on the real network.
-const EXCHANGES: usize = 24;
+const EXCHANGES: usize = 12;
 /// Halvings of the interval of sizes when only the drop is limited.
 const HALVINGS: usize = 6;
 /// Time to measure a network of one width.
