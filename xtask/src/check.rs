@@ -8,6 +8,7 @@ const STEPS: &[&[&str]] = &[
     &["cargo", "clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
     &["cargo", "test", "--release", "--workspace"],
     &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "conformance", "--check"],
+    &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "targets", "--fast"],
     &["make", "-C", "examples", "check"],
     &["RUSTDOCFLAGS=-D warnings", "cargo", "doc", "--release", "--no-deps", "--workspace"],
 ];

@@ -10,6 +10,7 @@ mod docs;
 mod figures;
 mod proto;
 mod quantization;
+mod targets;
 
 use std::{
     path::Path,
@@ -32,6 +33,11 @@ const COMMANDS: &[(&str, &str, Run)] = &[
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
     ("figures [quantization]", "measures what the README (or docs/quantization.md) claims and writes its tables", figures::run),
     ("layers [--count N] [--seed S]", "compares random layers with the interpreter, between inaccessible pages", layers),
+    (
+        "targets [--fast] [--models DIR]",
+        "runs whole networks on every target, emulated, and compares their hashes with the interpreter's",
+        targets::run,
+    ),
     ("proto [--check]", "makes the Rust form of the ONNX messages from their description", proto::run),
 ];
 

@@ -42,6 +42,8 @@ pub enum Command {
     Report(Report),
     /// Time compiled code step by step on this machine.
     Bench(Bench),
+    /// Check a compiled object anew, without trusting what wrote it.
+    Verify(Verify),
     /// List targets and CPU names.
     Targets,
     /// Explain an error number.
@@ -49,6 +51,16 @@ pub enum Command {
         /// Such as QN0012; without one, all are listed.
         code: Option<String>,
     },
+}
+
+/// Options of `verify`.
+#[derive(ClapArgs, Debug)]
+pub struct Verify {
+    /// Object file, or the static library that holds it.
+    pub object: PathBuf,
+    /// Its C header; by default the file beside it with the suffix `h`, when there is one.
+    #[arg(long, value_name = "FILE")]
+    pub header: Option<PathBuf>,
 }
 
 /// Where scales of activations come from.

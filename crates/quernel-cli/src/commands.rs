@@ -12,6 +12,7 @@ mod report;
 mod run;
 mod setup;
 mod targets;
+mod verify;
 
 use crate::{
     args::{Args, Command},
@@ -31,6 +32,7 @@ pub fn run(args: &Args, messages: &Messages) -> Result<(), Failure> {
         Command::Compare(a) => compare::run(a, messages),
         Command::Report(a) => report::run(a, messages),
         Command::Bench(a) => bench::run(a, messages),
+        Command::Verify(a) => verify::run(a),
         Command::Targets => targets::run(),
         Command::Explain { code } => explain::run(code.as_deref()),
     }

@@ -53,7 +53,9 @@ pub fn header(p: &Program, target: &Target, options: &Options, object: &Object) 
     let _ = writeln!(out, "/* bytes */");
     let _ = writeln!(out, "#define {upper}_ARENA_SIZE {}", p.arena_bytes);
     let _ = writeln!(out, "#define {upper}_ARENA_ALIGN {ALIGN}");
-    let _ = writeln!(out, "#define {upper}_STACK_SIZE {}\n", object.stack_bytes);
+    let _ = writeln!(out, "#define {upper}_STACK_SIZE {}", object.stack_bytes);
+    let _ = writeln!(out, "/* of the object file, by which `quernel verify` knows that both belong together */");
+    let _ = writeln!(out, "#define {upper}_OBJECT_HASH \"{:016x}\"\n", quernel_ir::tensor::fnv1a(&object.bytes));
     let _ = writeln!(out, "#ifdef __cplusplus\nextern \"C\" {{\n#endif\n");
     let mut params = Vec::new();
     for (i, port) in p.inputs.iter().enumerate() {

@@ -73,6 +73,14 @@ impl Jit {
             let message = format!("code for {} does not run on this machine, which has no {lacking}", target.cpu());
             return Err(Diagnostic::new(Code::UnknownTarget, message).help("`--target-cpu native` names this machine"));
         }
+        Self::unchecked(p, target, options)
+    }
+
+    /// Compiles a program for a CPU of this architecture that this machine may be unable to stand for: for an emulator.
+    ///
+    /// # Errors
+    /// Those of [`crate::object`]; `LimitExceeded` when memory for the code is not to be had.
+    pub fn unchecked(p: &Program, target: &Target, options: &Options) -> Result<Self, Diagnostic> {
         let mut builder = JITBuilder::with_isa(target.isa(true, false)?, cranelift_module::default_libcall_names());
         // Code and constants in one reservation, so that 32-bit displacements reach.
         let reserve = 3 * p.constant_bytes() + (p.steps.len() + 64) * (256 << 10);
@@ -109,6 +117,20 @@ impl Jit {
             unsafe { run(i, o, a) }
         })?;
         Ok(self.results.iter().zip(&self.outputs).map(|(r, &n)| r.copy(n)).collect())
+    }
+
+    /// Like [`Self::run`], but `call` calls the address of the code with the addresses of inputs, outputs and arena.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    pub fn run_by(&mut self, inputs: &[&[u8]], mut call: impl FnMut(usize, [u64; 3]) -> i32) -> Result<Vec<Vec<u8>>, Diagnostic> {
+        self.call(inputs, |run, _, i, o, a| call(run as usize, [i as u64, o as u64, a as u64]))?;
+        Ok(self.results.iter().zip(&self.outputs).map(|(r, &n)| r.copy(n)).collect())
+    }
+
+    /// The address of the code that [`Self::run_at`] calls.
+    pub fn entry(&self) -> usize {
+        self.run as usize
     }
 
     /// Runs the network on memory of the caller, like `NAME_run_v` of an object, and returns its code.

@@ -20,6 +20,7 @@ mod network;
 mod object;
 mod select;
 mod target;
+mod verify;
 
 pub use archive::archive;
 pub use header::{ABI_VERSION, header};
@@ -28,6 +29,7 @@ pub use limit::{clock, register_limit};
 pub use object::{FunctionInfo, Object, assembly, clif, object};
 pub use select::VARIANTS;
 pub use target::{Cpu, Level, Target, TargetInfo, targets};
+pub use verify::{Fault, Promise, Verified, verify};
 
 /// How to compile.
 #[derive(Clone, Debug)]

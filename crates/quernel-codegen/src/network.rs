@@ -146,7 +146,8 @@ pub fn define<M: Module>(
         isa: target.isa(true, !in_process)?,
         as_written: target.isa(false, !in_process)?,
         setup: match target.lexicon().architecture {
-            Architecture::S390x => 176,
+            // The frame has the area where callees save registers.
+            Architecture::S390x => 0,
             _ => 16,
         },
         module,
@@ -598,22 +599,40 @@ impl<M: Module> Compiler<'_, M> {
     }
 }
 
-/// Position-independent x86-64 code of Cranelift loads every symbol's address from a global offset table (on Windows,
-/// from a relocated pointer in the constants). All symbols here are of this object: the load becomes `lea`.
+/// Position-independent code of Cranelift loads every symbol's address from a global offset table (on Windows, from a
+/// relocated pointer in the constants). All symbols here are of this object: the load becomes an addition.
 fn direct(reloc: ModuleReloc, code: &mut [u8]) -> ModuleReloc {
-    const MOV: u8 = 0x8b;
-    const LEA: u8 = 0x8d;
-    if reloc.kind != Reloc::X86GOTPCRel4 {
-        return reloc;
-    }
-    // REX, opcode, ModRM, displacement.
-    match (reloc.offset as usize).checked_sub(2).and_then(|at| code.get_mut(at)) {
-        Some(opcode) if *opcode == MOV => {
-            *opcode = LEA;
-            ModuleReloc { kind: Reloc::X86PCRel4, ..reloc }
+    let at = reloc.offset as usize;
+    match reloc.kind {
+        // REX, opcode, ModRM, displacement: `mov` becomes `lea`.
+        Reloc::X86GOTPCRel4 => match at.checked_sub(2).and_then(|at| code.get_mut(at)) {
+            Some(opcode) if *opcode == 0x8b => {
+                *opcode = 0x8d;
+                ModuleReloc { kind: Reloc::X86PCRel4, ..reloc }
+            }
+            _ => reloc,
+        },
+        // `adrp` of the page of a table becomes that of the page of the symbol, `ldr xt, [xn]` becomes `add xt, xn, #low`.
+        Reloc::Aarch64AdrGotPage21 => ModuleReloc { kind: Reloc::Aarch64AdrPrelPgHi21, ..reloc },
+        Reloc::Aarch64Ld64GotLo12Nc if patch(code, at, |w| (w & 0xffff_fc00 == 0xf940_0000).then_some(0x9100_0000 | w & 0x3ff)) => {
+            ModuleReloc { kind: Reloc::Aarch64AddAbsLo12Nc, ..reloc }
+        }
+        // `auipc` likewise, and `ld` becomes `addi`.
+        Reloc::RiscvGotHi20 => ModuleReloc { kind: Reloc::RiscvPCRelHi20, ..reloc },
+        Reloc::RiscvPCRelLo12I => {
+            patch(code, at, |w| (w & 0x707f == 0x3003).then_some(w & !0x707f | 0x13));
+            reloc
         }
         _ => reloc,
     }
+}
+
+/// Replaces a little-endian instruction word; `false` where there is none that `change` knows.
+fn patch(code: &mut [u8], at: usize, change: impl FnOnce(u32) -> Option<u32>) -> bool {
+    let Some(word) = code.get_mut(at..at + 4) else { return false };
+    let Some(changed) = change(u32::from_le_bytes([word[0], word[1], word[2], word[3]])) else { return false };
+    word.copy_from_slice(&changed.to_le_bytes());
+    true
 }
 
 /// A reference to a function of this object, reached without a procedure linkage table even when it is exported.

@@ -157,6 +157,7 @@ const AARCH64: &[Cpu] = cpus! {
 const RISCV64: &[Cpu] = cpus! {
     "generic": [];
     "baseline": [];
+    "rv64gcv": ["v", "zvl32b", "zvl64b", "zvl128b"];
 };
 
 const S390X: &[Cpu] = cpus! {
@@ -298,6 +299,7 @@ impl Target {
             Architecture::X86_64 if self.has("avx2") && self.has("fma") => Level::V256,
             Architecture::Aarch64(_) if self.has("dotprod") || self.has("i8mm") => Level::V128Dot,
             Architecture::X86_64 | Architecture::Aarch64(_) => Level::V128,
+            Architecture::Riscv64(_) if self.has("v") => Level::V128,
             _ => Level::Scalar,
         }
     }
@@ -450,6 +452,7 @@ mod tests {
         assert_eq!(level("x86_64-unknown-linux-gnu", "haswell"), Level::V256);
         assert_eq!(level("aarch64-apple-darwin", "apple-m1"), Level::V128Dot);
         assert_eq!(level("riscv64gc-unknown-linux-gnu", "generic"), Level::Scalar);
+        assert_eq!(level("riscv64gc-unknown-linux-gnu", "rv64gcv"), Level::V128);
         assert!(Target::host().unwrap().has("sse3") || !cfg!(target_arch = "x86_64"));
     }
 }

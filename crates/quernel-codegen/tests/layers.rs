@@ -13,7 +13,7 @@ fn a_thousand_layers() {
         assert!(tally.layers.get(kind).is_some_and(|n| *n >= 40), "{kind}: {:?}", tally.layers);
     }
     assert!(tally.edges >= 100, "{}", tally.edges);
-    if quernel_codegen::Level::host().contains(&quernel_codegen::Level::V512Dot) {
+    if cfg!(target_arch = "x86_64") {
         assert!(tally.kernels.len() >= 150, "{:?}", tally.kernels);
     }
 }

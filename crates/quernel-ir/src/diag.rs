@@ -99,6 +99,8 @@ codes! {
         "The value is outside what the option accepts.";
     33 FileNotFound User "a file cannot be read"
         "The path does not exist or is not readable.";
+    34 BrokenObject User "an object breaks a promise"
+        "`quernel verify` parsed an object anew, decoded its code, and found something that no object of Quernel has: the file is damaged, was changed, or belongs to another header. If Quernel wrote it just so, that is a bug; please report it.";
     40 BadText User "the text IR does not parse"
         "The position names the first character that does not fit. docs/ir.md describes the form.";
     41 BadIr User "the IR breaks an invariant"

@@ -59,11 +59,13 @@ fn copy(e: &mut Emitter, width: usize, over: &Strided) {
     let (n, steps) = space.inner();
     let operands = [e.read(0), e.write(0)];
     let bytes = width as i64;
-    if steps == [1, 1] {
+    // Between memory of different byte orders elements move one by one: in longer words they would change places.
+    let words = width == 1 || operands[0].order == operands[1].order;
+    if words && steps == [1, 1] {
         let total = n * width;
         return space.nest(e, &operands, &[bytes; 2], 1, &mut |e, p| copy_run(e, p[0], p[1], total));
     }
-    if let Some((outer, t)) = transpose::split(e, &space, width) {
+    if words && let Some((outer, t)) = transpose::split(e, &space, width) {
         return outer.nest(e, &operands, &[bytes; 2], 0, &mut |e, p| t.emit(e, p[0], p[1]));
     }
     space.nest(e, &operands, &[bytes; 2], 1, &mut |e, p| copy_steps(e, width, [p[0], p[1]], [steps[0], steps[1]], n));

@@ -1,8 +1,12 @@
 //! Random layers in hostile surroundings: every slot of the step alone between inaccessible pages, the caller's rounding
 //! mode strange, sums at the edge of every proof, and compiled code against the interpreter byte for byte.
 
-use crate::common::{Case, Kind, Operand, Rng, conv_program, outputs, step_program};
-use quernel_codegen::{Jit, Level, Options};
+use crate::common::{
+    Case, Kind, Operand, Rng, conv_program,
+    machines::{Machine, machines},
+    outputs, step_program,
+};
+use quernel_codegen::Level;
 use quernel_ir::{
     op::{PoolKind, WindowDim},
     program::{Base, ByteQuant, End, Image, Program, WeightLayout, What},
@@ -340,39 +344,43 @@ fn compare(layer: &Layer, rng: &mut Rng, tally: &mut Tally) -> Result<(), String
         ..Program::default()
     };
     let (result, reads) = places.split_last().ok_or("no slots")?;
-    let mut levels = Level::host();
+    let mut machines = machines();
     // Of the levels without leaves one at random: they share their kernels' code.
-    let portable: Vec<Level> = levels.iter().copied().filter(|l| matches!(l, Level::Scalar | Level::V128 | Level::V128Dot)).collect();
-    let kept = rng.pick(&portable);
-    levels.retain(|l| *l == kept || !portable.contains(l));
-    for level in levels {
+    let portable = |m: &Machine| matches!(m.level, Level::Scalar | Level::V128 | Level::V128Dot);
+    let kept = rng.below(machines.iter().filter(|m| portable(m)).count());
+    let mut passed = 0;
+    machines.retain(|m| {
+        passed += usize::from(portable(m));
+        !portable(m) || passed == kept + 1
+    });
+    for machine in machines {
         for (place, input) in reads.iter().zip(&layer.inputs) {
             place.inside()[place.slot - PAGE..][..input.len()].copy_from_slice(input);
         }
         result.inside().fill(UNTOUCHED);
-        let jit = Jit::new(&program, &Options { level: Some(level), ..Options::default() }).map_err(|e| format!("{level:?}: {e}"))?;
+        let jit = machine.compile(&program).map_err(|e| format!("{machine}: {e}"))?;
         if let Some(kernel) = jit.kernels().first().filter(|k| !k.is_empty()) {
             *tally.kernels.entry(kernel.clone()).or_default() += 1;
         }
         tally.runs += 1;
         // SAFETY: no ports; the arena exists where slots and their overreads are, which is what is promised.
-        let code = strangely(rng, || unsafe { jit.run_at([].as_ptr(), [].as_ptr(), arena as *mut u8) });
+        let code = strangely(rng, || unsafe { machine.run_in(&jit, arena as *mut u8) });
         if code != 0 {
-            return Err(format!("{level:?}: code {code}"));
+            return Err(format!("{machine}: code {code}"));
         }
         let length = slots[slots.len() - 1].0;
         let (before, rest) = result.inside().split_at(result.slot - PAGE);
         let (got, behind) = rest.split_at(length);
         if before.iter().chain(behind).any(|b| *b != UNTOUCHED) {
-            return Err(format!("{level:?}: wrote outside the result"));
+            return Err(format!("{machine}: wrote outside the result"));
         }
         let nan = |b: &[u8], at: usize| f32::from_le_bytes(std::array::from_fn(|k| b[at / 4 * 4 + k])).is_nan();
         if let Some(i) = (0..length).find(|&i| got[i] != expected[i] && !(float && nan(got, i) && nan(&expected, i))) {
-            return Err(format!("{level:?}: byte {i} is {} instead of {}", got[i], expected[i]));
+            return Err(format!("{machine}: byte {i} is {} instead of {}", got[i], expected[i]));
         }
         for (place, input) in reads.iter().zip(&layer.inputs) {
             if place.inside()[place.slot - PAGE..][..input.len()] != **input {
-                return Err(format!("{level:?}: an operand changed"));
+                return Err(format!("{machine}: an operand changed"));
             }
         }
     }

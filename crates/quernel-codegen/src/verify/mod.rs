@@ -1,0 +1,145 @@
+//! Checks an object that was written, without trusting what wrote it: the file is parsed anew and its code decoded from
+//! every function's first instruction along all branches.
+//!
+//! The promises, each a [`Promise`]: no undefined symbol and no global one but the three entries; no writable byte but the
+//! word of an object of several variants; relocations of listed kinds, inside the object, each in the instruction that
+//! needs it; only direct jumps, inside their function, and only direct calls, to the start of another function, without
+//! recursion; no instruction that reaches beyond registers and memory; frames that add up to at most the promised stack;
+//! constants of the header that are those of the object, and its hash.
+//!
+//! **What is absent:** the values of addresses that code computes at run time. That a kernel stays in its slots is shown by
+//! tests between inaccessible pages.
+
+mod a64;
+mod file;
+mod interface;
+mod riscv;
+mod s390;
+mod walk;
+mod x64;
+
+use file::File;
+use std::fmt;
+
+/// What an object promises.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Promise {
+    /// It is an object file of a known kind, with the sections it should have.
+    Format,
+    /// Symbols: none undefined, three global.
+    Symbols,
+    /// Nothing writable but one word.
+    Memory,
+    /// Relocations of listed kinds, where they belong.
+    Relocations,
+    /// Code that decodes.
+    Code,
+    /// Jumps stay in their function, calls go to functions.
+    Control,
+    /// No instruction of the system's.
+    System,
+    /// The stack is balanced and as small as promised.
+    Stack,
+    /// Header and object belong together.
+    Header,
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Format => "format",
+            Self::Symbols => "symbols",
+            Self::Memory => "memory",
+            Self::Relocations => "relocations",
+            Self::Code => "code",
+            Self::Control => "control flow",
+            Self::System => "system",
+            Self::Stack => "stack",
+            Self::Header => "header",
+        })
+    }
+}
+
+/// A broken promise.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// Which one.
+    pub promise: Promise,
+    /// Function and offset, section, or line.
+    pub place: String,
+    /// How.
+    pub message: String,
+}
+
+/// What was checked in an object that keeps its promises.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verified {
+    /// Prefix of its symbols.
+    pub name: String,
+    /// Triple it says it is for.
+    pub target: String,
+    /// Functions.
+    pub functions: usize,
+    /// Instructions decoded.
+    pub instructions: usize,
+    /// Bytes of code, of constants, of writable memory.
+    pub code_bytes: usize,
+    /// Constants.
+    pub constant_bytes: usize,
+    /// Writable memory.
+    pub writable_bytes: usize,
+    /// Relocations resolved.
+    pub relocations: usize,
+    /// The deepest stack of a call that was found, in bytes.
+    pub stack_found: usize,
+    /// The stack that is promised, in bytes.
+    pub stack_promised: usize,
+}
+
+/// Faults as they are found; after so many nobody reads on.
+const MOST_FAULTS: usize = 100;
+
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, promise: Promise, place: impl Into<String>, message: impl Into<String>) {
+        if self.0.len() < MOST_FAULTS {
+            self.0.push(Fault { promise, place: place.into(), message: message.into() });
+        }
+    }
+}
+
+/// The one member of a static library; anything else as it is.
+fn member(bytes: &[u8]) -> &[u8] {
+    let Ok(archive) = object::read::archive::ArchiveFile::parse(bytes) else { return bytes };
+    let members: Vec<&[u8]> = archive.members().filter_map(|m| m.ok()?.data(bytes).ok()).collect();
+    if let [one] = members[..] { one } else { bytes }
+}
+
+/// Checks an object or the static library that holds it, and its header where there is one.
+///
+/// # Errors
+/// Every broken promise.
+pub fn verify(object: &[u8], header: Option<&str>) -> Result<Verified, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let object = member(object);
+    let Some(file) = File::parse(object, &mut faults) else { return Err(faults.0) };
+    let info = interface::check(&file, object, header, &mut faults);
+    let walked = walk::walk(&file, info.as_ref().map(|i| i.stack), &mut faults);
+    match (info, faults.0.is_empty()) {
+        (Some(info), true) => Ok(Verified {
+            name: file.name,
+            target: info.target,
+            functions: file.functions.len(),
+            instructions: walked.instructions,
+            code_bytes: file.sections.iter().filter(|s| s.code).map(|s| s.data.len()).sum(),
+            constant_bytes: file.sections.iter().filter(|s| !s.code && !s.writable).map(|s| s.data.len()).sum(),
+            writable_bytes: file.sections.iter().filter(|s| s.writable).map(|s| s.size).sum(),
+            relocations: file.sections.iter().map(|s| s.relocations.len()).sum(),
+            stack_found: walked.stack,
+            stack_promised: info.stack,
+        }),
+        _ => Err(faults.0),
+    }
+}

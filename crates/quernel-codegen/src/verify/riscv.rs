@@ -1,0 +1,109 @@
+//! Instructions of riscv64 without compressed ones: where they go, what they do to the stack, and which reach beyond
+//! registers and memory. The encodings are those of the RISC-V Instruction Set Manual, volume I, chapter 34.
+
+use super::{
+    file::{Kind, Relocation},
+    walk::{Decoded, Flow, Special, Stack},
+};
+use std::collections::BTreeMap;
+
+const RA: u32 = 1;
+const SP: u32 = 2;
+const FP: u32 = 8;
+const RETURN: u32 = 0x0000_8067;
+
+pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> Option<Decoded> {
+    let w = u32::from_le_bytes(code.get(..4)?.try_into().ok()?);
+    let (opcode, rd, rs1) = (w & 0x7f, w >> 7 & 31, w >> 15 & 31);
+    let low = i64::from(w as i32 >> 20);
+    let mut out = Decoded::plain(4);
+    let mut writes = true;
+    match opcode {
+        // AUIPC, alone for an address or with JALR for a call.
+        0x17 => {
+            let kind = relocations.get(&at).map(|r| r.kind);
+            let next = code.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            match kind {
+                Some(Kind::Call) if next.is_some_and(|n| n & 0x7f == 0x67 && n >> 7 & 31 == RA && n >> 15 & 31 == rd) => {
+                    out.length = 8;
+                    out.flow = Flow::Call(at);
+                }
+                Some(Kind::Distance) => out.relocated = Some(at),
+                _ => beside(w, next, at, &mut out),
+            }
+        }
+        0x6f => {
+            let distance = (w >> 31 & 1) << 20 | (w >> 12 & 0xff) << 12 | (w >> 20 & 1) << 11 | (w >> 21 & 0x3ff) << 1;
+            let distance = i64::from((distance << 11) as i32 >> 11);
+            out.flow = if rd == 0 { Flow::Jump(at.wrapping_add_signed(distance)) } else { Flow::Indirect };
+        }
+        0x67 => out.flow = if w == RETURN { Flow::Return } else { Flow::Indirect },
+        0x63 => {
+            let distance = (w >> 31 & 1) << 12 | (w >> 7 & 1) << 11 | (w >> 25 & 0x3f) << 5 | (w >> 8 & 0xf) << 1;
+            out.flow = Flow::Branch(at.wrapping_add_signed(i64::from((distance << 19) as i32 >> 19)));
+            writes = false;
+        }
+        // CSRs of floats (1 to 3); UNIMP writes a counter and traps.
+        0x73 if w >> 12 & 7 != 0 && (1..=3).contains(&(w >> 20)) => out.special = Special::Rounding,
+        0x73 if w == 0xc000_1073 => out.flow = Flow::Stop,
+        0x73 | 0x0f | 0x2f => out.special = Special::System,
+        // Loads and stores of floats and of vectors.
+        0x03 | 0x07 => {
+            writes = opcode == 0x03;
+            if relocations.get(&at).is_some_and(|r| r.kind == Kind::Low) {
+                out.relocated = Some(at);
+            }
+        }
+        0x23 | 0x27 => {
+            writes = false;
+            let vector = opcode == 0x27 && !matches!(w >> 12 & 7, 1..=4);
+            if rs1 == SP && !vector {
+                let distance = (w >> 25) << 5 | w >> 7 & 31;
+                out.stack_store = Some(i64::from((distance << 20) as i32 >> 20));
+            }
+        }
+        0x13 => {
+            if relocations.get(&at).is_some_and(|r| r.kind == Kind::Low) {
+                out.relocated = Some(at);
+            }
+            let add = w >> 12 & 7 == 0;
+            out.stack = match (rd, rs1) {
+                (SP, SP) if add => Stack::Grow(-low),
+                (SP, FP) if add => Stack::ToFrame(low),
+                (FP, SP) if add => Stack::Frame(low),
+                _ => Stack::Same,
+            };
+        }
+        0x1b | 0x33 | 0x3b | 0x37 => {}
+        0x43 | 0x47 | 0x4b | 0x4f => writes = false,
+        // Results of float and vector instructions are general registers for some functions only.
+        0x53 | 0x57 => writes = false,
+        _ if w == 0 => out.flow = Flow::Stop,
+        _ => return None,
+    }
+    if writes && out.stack == Stack::Same && !matches!(out.flow, Flow::Call(_)) {
+        match rd {
+            SP => out.stack = Stack::Unknown,
+            FP => out.stack = Stack::NoFrame,
+            _ => {}
+        }
+    }
+    Some(out)
+}
+
+/// AUIPC without a relocation, with the instruction behind it that has the low part: a jump too far for one instruction, or
+/// the address of a constant among the code.
+fn beside(w: u32, next: Option<u32>, at: u64, out: &mut Decoded) {
+    let high = at.wrapping_add_signed(i64::from((w & 0xffff_f000) as i32));
+    match next {
+        Some(n) if n >> 15 & 31 == w >> 7 & 31 => {
+            let to = high.wrapping_add_signed(i64::from(n as i32 >> 20));
+            match n & 0x7f {
+                0x67 if n >> 7 & 31 == 0 => (out.flow, out.length) = (Flow::Jump(to), 8),
+                0x03 | 0x07 | 0x13 => (out.beside, out.length) = (Some(to), 8),
+                _ => out.beside = Some(u64::MAX),
+            }
+        }
+        _ => out.beside = Some(u64::MAX),
+    }
+}
