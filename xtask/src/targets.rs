@@ -37,7 +37,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
             other => return Err(format!("no option {other}")),
         }
     }
-    install();
+    install(fast);
     let models =
         if folders.is_empty() { fixtures(fast)? } else { folders.iter().map(|f| files(f)).collect::<Result<Vec<_>, _>>()?.concat() };
     let mut build = crate::command("cargo");
@@ -49,10 +49,11 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     crate::succeed(check, "targets")
 }
 
-/// Installs what is missing where that can be done.
-fn install() {
+/// Installs what is missing where that can be done; what is as large as wine for the whole run only.
+fn install(fast: bool) {
     let absent = |tool: &str| Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err();
-    let missing: Vec<&str> = TOOLS.iter().filter(|(tool, _)| absent(tool)).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> =
+        TOOLS.iter().filter(|(tool, _)| absent(tool) && !(fast && *tool == "wine")).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return;
     }

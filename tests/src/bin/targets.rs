@@ -206,7 +206,13 @@ fn run(place: &Place, networks: &[Network]) -> Result<Vec<u64>, String> {
         link.current_dir(folder.path()).args(["-O1", "-static", "main.c", "-o", "main.exe"]).args(&objects);
         finish(&mut link)?;
         let mut start = Command::new(place.run[0]);
-        start.args(&place.run[1..]).arg(program).arg("data").current_dir(folder.path()).env("WINEDEBUG", "-all");
+        start
+            .args(&place.run[1..])
+            .arg(program)
+            .arg("data")
+            .current_dir(folder.path())
+            .env("WINEDEBUG", "-all")
+            .env("WINEPREFIX", folder.path().join("wine"));
         let said = finish(&mut start)?;
         let found: Vec<u64> = said.split_whitespace().filter_map(|w| u64::from_str_radix(w, 16).ok()).collect();
         if found.len() != count {
