@@ -1,4 +1,5 @@
-//! Every model of `fixtures/features` and `fixtures/operators`, float and int8, at every kernel level of this machine.
+//! Every model of `fixtures/features`, `fixtures/operators` and `fixtures/kinds`, float and int8, at every kernel level of this
+//! machine.
 //!
 //! * float: the outputs agree with the expected ones of the ONNX reference (1e-4 relative to the largest);
 //! * float and int8: compiled code equals the interpreter of the program, which equals the interpreter of the graph;
@@ -86,4 +87,6 @@ datatest_stable::harness! {
     { test = int8, root = "../fixtures/operators", pattern = r"\.onnx$" },
     { test = dynamic, root = "../fixtures/features", pattern = r"\.onnx$" },
     { test = dynamic, root = "../fixtures/operators", pattern = r"\.onnx$" },
+    { test = float, root = "../fixtures/kinds", pattern = r"\.onnx$" },
+    { test = int8, root = "../fixtures/kinds", pattern = r"\.onnx$" },
 }
