@@ -226,7 +226,7 @@ fn functions_of_plain_numbers() {
             let has = match s {
                 Scalar::F64 => plain::double_has(op),
                 Scalar::Bool => matches!(op, Binary::And | Binary::Or | Binary::Xor),
-                _ => !matches!(op, Binary::ShiftLeft | Binary::ShiftRight) || !s.is_signed(),
+                _ => true,
             };
             for _ in 0..if has { 6 } else { 0 } {
                 let (over, extents) = space(rng, 2);

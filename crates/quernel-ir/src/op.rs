@@ -304,9 +304,9 @@ pub enum Binary {
     Or,
     /// Bits of one alone; integers and bools.
     Xor,
-    /// `a 2^b`; unsigned integers.
+    /// `a 2^b`; integers.
     ShiftLeft,
-    /// `a / 2^b`; unsigned integers.
+    /// `a / 2^b`, rounded down; integers.
     ShiftRight,
 }
 

@@ -4,7 +4,8 @@
 //! * A cast yields the nearest value of the target type, ties to even, where that is a float; an integer becomes a 16-bit
 //!   float through f64. A float becomes an integer by truncation, saturating, NaN to 0. An integer becomes a narrower one
 //!   by its low bits. Everything but 0 is true. A cast of a NaN is the quiet NaN without sign or payload.
-//! * Integers wrap. Division truncates; `x / 0` and remainders by 0 are 0. A shift by the width or more is 0.
+//! * Integers wrap. Division truncates; `x / 0` and remainders by 0 are 0. A shift by the width or more, or by a negative
+//!   number, leaves 0, or -1 of a negative number shifted right.
 
 use crate::{
     op::{Binary, Comparison, Unary},
@@ -138,20 +139,10 @@ pub fn integer(f: Binary, s: Scalar, a: i128, b: i128) -> i128 {
         Binary::And => a & b,
         Binary::Or => a | b,
         Binary::Xor => a ^ b,
-        Binary::ShiftLeft => {
-            if (0..bits).contains(&b) {
-                a << b
-            } else {
-                0
-            }
-        }
-        Binary::ShiftRight => {
-            if (0..bits).contains(&b) {
-                a >> b
-            } else {
-                0
-            }
-        }
+        Binary::ShiftLeft if (0..bits).contains(&b) => a << b,
+        Binary::ShiftLeft => 0,
+        // What leaves the type to the left of an arithmetic shift is its sign.
+        Binary::ShiftRight => a >> if (0..bits).contains(&b) { b } else { bits },
     };
     wrap(s, y)
 }
@@ -342,6 +333,9 @@ mod tests {
             (ShiftLeft, Scalar::U8, 255, 8, 0),
             (ShiftRight, Scalar::U64, i128::from(u64::MAX), 63, 1),
             (ShiftRight, Scalar::U64, 1, 64, 0),
+            (ShiftRight, Scalar::I8, -128, 3, -16),
+            (ShiftRight, Scalar::I16, -5, 16, -1),
+            (ShiftLeft, Scalar::I8, 3, -1, 0),
         ] {
             assert_eq!(integer(f, s, a, b), want, "{f:?} {s} {a} {b}");
         }

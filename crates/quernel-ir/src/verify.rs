@@ -221,6 +221,6 @@ fn takes(f: Binary, s: Scalar) -> bool {
         Scalar::F64 => plain::double_has(f),
         Scalar::F16 | Scalar::BF16 => false,
         Scalar::Bool => matches!(f, Binary::And | Binary::Or | Binary::Xor),
-        _ => !matches!(f, Binary::ShiftLeft | Binary::ShiftRight) || !s.is_signed(),
+        _ => true,
     }
 }

@@ -141,7 +141,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn zero_or(&mut self, ty: Type, v: i64) -> Value {
+    fn integer_k(&mut self, ty: Type, v: i64) -> Value {
         if ty == I64 { self.i64(v) } else { self.i32(v as i32) }
     }
 }
@@ -273,7 +273,7 @@ fn cast(e: &mut Emitter, v: Value, from: Scalar, to: Scalar) -> Value {
     let half = matches!(to, Scalar::F16 | Scalar::BF16);
     if !from.is_float() {
         if to == Scalar::Bool {
-            let zero = e.zero_or(source, 0);
+            let zero = e.integer_k(source, 0);
             let c = e.b.ins().icmp(IntCC::NotEqual, v, zero);
             return e.b.ins().uextend(I32, c);
         }
@@ -355,10 +355,20 @@ fn integer(e: &mut Emitter, f: Binary, s: Scalar, a: Value, b: Value) -> Value {
         Binary::And => e.b.ins().band(a, b),
         Binary::Or => e.b.ins().bor(a, b),
         Binary::Xor => e.b.ins().bxor(a, b),
-        Binary::ShiftLeft | Binary::ShiftRight => {
-            let v = if f == Binary::ShiftLeft { e.b.ins().ishl(a, b) } else { e.b.ins().ushr(a, b) };
-            let (bits, zero) = (e.zero_or(ty, 8 * s.bytes() as i64), e.zero_or(ty, 0));
+        Binary::ShiftLeft => {
+            let v = e.b.ins().ishl(a, b);
+            let (bits, zero) = (e.integer_k(ty, 8 * s.bytes() as i64), e.integer_k(ty, 0));
             pick(e, IntCC::UnsignedLessThan, b, bits, v, zero)
+        }
+        Binary::ShiftRight => {
+            let last = e.integer_k(ty, 8 * s.bytes() as i64 - 1);
+            if signed {
+                // The last bit is the sign already.
+                let b = pick(e, IntCC::UnsignedLessThan, b, last, b, last);
+                return e.b.ins().sshr(a, b);
+            }
+            let (v, zero) = (e.b.ins().ushr(a, b), e.integer_k(ty, 0));
+            pick(e, IntCC::UnsignedLessThanOrEqual, b, last, v, zero)
         }
         Binary::Div | Binary::Remainder | Binary::Modulo => division(e, f, ty, signed, a, b),
         Binary::Pow => power(e, ty, signed, a, b),
@@ -367,7 +377,7 @@ fn integer(e: &mut Emitter, f: Binary, s: Scalar, a: Value, b: Value) -> Value {
 
 /// Quotients and remainders, with a harmless divisor in place of 0 and -1.
 fn division(e: &mut Emitter, f: Binary, ty: Type, signed: bool, a: Value, b: Value) -> Value {
-    let (zero, one, minus) = (e.zero_or(ty, 0), e.zero_or(ty, 1), e.zero_or(ty, -1));
+    let (zero, one, minus) = (e.integer_k(ty, 0), e.integer_k(ty, 1), e.integer_k(ty, -1));
     let mut divisor = pick(e, IntCC::Equal, b, zero, one, b);
     if signed {
         divisor = pick(e, IntCC::Equal, b, minus, one, divisor);
@@ -393,7 +403,7 @@ fn division(e: &mut Emitter, f: Binary, ty: Type, signed: bool, a: Value, b: Val
 
 /// Square and multiply over the bits of the exponent.
 fn power(e: &mut Emitter, ty: Type, signed: bool, a: Value, b: Value) -> Value {
-    let (zero, one, minus) = (e.zero_or(ty, 0), e.zero_or(ty, 1), e.zero_or(ty, -1));
+    let (zero, one, minus) = (e.integer_k(ty, 0), e.integer_k(ty, 1), e.integer_k(ty, -1));
     let (head, body, exit) = (e.b.create_block(), e.b.create_block(), e.b.create_block());
     for _ in 0..3 {
         e.b.append_block_param(head, ty);
