@@ -12,7 +12,7 @@
 //!   loads and stores take care of it). `e.at(p, bytes)` displaces by a constant, `e.plus(p, value)` by a computed i64.
 //! * Loops: `e.walk(n, &[(ptr, step_bytes), ..], |e, ptrs| ..)` advances pointers, `e.repeat(n, |e, i| ..)` counts an
 //!   i64 from 0, and `e.fold(n, &ptrs, &initial, |e, ptrs, carried| -> Vec<Value>)` carries values and returns the final ones.
-//!   A count of 1 emits straight-line code, 0 emits nothing. `e.when(cond, |e| ..)` and
+//!   A count of 1 emits straight-line code, 0 emits nothing; `e.repeat_while` decides at run time. `e.when(cond, |e| ..)` and
 //!   `e.choose(cond, |e| -> Vec<Value>, |e| -> Vec<Value>)` branch.
 //! * Scalars: bytes load as i32 (`e.load_byte(p, off, signed)`), f32 as f32; `e.store_byte` keeps the low byte.
 //! * Vectors exist only when `e.vectors()`: always write the scalar form first; it serves every CPU. `e.load(I8X16, ..)`,
@@ -219,6 +219,17 @@ impl<'f> Emitter<'f> {
         let flags = self.flags(p);
         self.b.ins().sload16(types::I32, flags, p.base, p.offset)
     }
+    /// Loads an integer of `width` bytes as an i64.
+    pub fn load_wide(&mut self, p: Ptr, off: i64, width: usize, signed: bool) -> Value {
+        let ty = match width {
+            1 => types::I8,
+            2 => types::I16,
+            4 => types::I32,
+            _ => return self.load(types::I64, p, off),
+        };
+        let v = self.load(ty, p, off);
+        if signed { self.b.ins().sextend(types::I64, v) } else { self.b.ins().uextend(types::I64, v) }
+    }
     /// Loads an i32.
     pub fn load_i32(&mut self, p: Ptr, off: i64) -> Value {
         self.load(types::I32, p, off)
@@ -357,6 +368,35 @@ impl<'f> Emitter<'f> {
         });
         out.remove(0);
         out
+    }
+
+    /// Repeats `body` on carried values while `go` (an integer) is not zero for them; returns the last ones.
+    pub fn repeat_while(
+        &mut self,
+        carried: &[Value],
+        go: impl FnOnce(&mut Self, &[Value]) -> Value,
+        body: impl FnOnce(&mut Self, &[Value]) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let (head, round, exit) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        for &v in carried {
+            let ty = self.b.func.dfg.value_type(v);
+            self.b.append_block_param(head, ty);
+        }
+        let args: Vec<BlockArg> = carried.iter().map(|&v| v.into()).collect();
+        self.b.ins().jump(head, &args);
+        self.b.switch_to_block(head);
+        let now = self.b.block_params(head).to_vec();
+        let more = go(self, &now);
+        self.b.ins().brif(more, round, &[], exit, &[]);
+        self.b.seal_block(round);
+        self.b.seal_block(exit);
+        self.b.switch_to_block(round);
+        let next: Vec<BlockArg> = body(self, &now).into_iter().map(Into::into).collect();
+        debug_assert_eq!(next.len(), now.len());
+        self.b.ins().jump(head, &next);
+        self.b.seal_block(head);
+        self.b.switch_to_block(exit);
+        now
     }
 
     /// Runs `body` when `cond` (an integer) is not zero.

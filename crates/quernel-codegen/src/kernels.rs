@@ -8,8 +8,11 @@ mod conv_plain;
 mod elementwise;
 mod float_binary;
 mod float_unary;
+mod folds;
+mod index;
 mod matmul;
 mod moves;
+mod order;
 mod panels;
 mod plain;
 mod pool;
@@ -99,6 +102,9 @@ pub fn arity(what: &What) -> (usize, usize) {
         | What::Cast { .. }
         | What::ReduceFloat { .. }
         | What::SoftmaxFloat { .. }
+        | What::TopK { .. }
+        | What::Reduce { .. }
+        | What::Cumulative { .. }
         | What::Move { .. } => 1,
         What::Lookup { .. }
         | What::BinaryBytes { .. }
@@ -106,8 +112,9 @@ pub fn arity(what: &What) -> (usize, usize) {
         | What::BinaryPlain { .. }
         | What::Compare { .. }
         | What::MatMulFloat { .. }
+        | What::Gather { .. }
         | What::SoftmaxBytes { .. } => 2,
-        What::Select { .. } => 3,
+        What::Select { .. } | What::Scatter { .. } => 3,
         What::Conv { conv, .. } => 4 + if conv.residual.is_some() { 2 } else { 0 },
         What::ConvFloat { conv, .. } => 3 + usize::from(conv.residual.is_some()),
     };
@@ -141,6 +148,9 @@ pub fn emit(e: &mut Emitter, kernel: Kernel, what: &What) -> Result<(), Diagnost
         What::MatMulFloat { .. } => matmul::emit(e, what),
         What::ReduceFloat { .. } => reduce::emit(e, what),
         What::SoftmaxFloat { .. } | What::SoftmaxBytes { .. } => softmax::emit(e, what),
+        What::Gather { .. } | What::Scatter { .. } => index::emit(e, what),
+        What::TopK { .. } => order::emit(e, what),
+        What::Reduce { .. } | What::Cumulative { .. } => folds::emit(e, what),
         What::Move { .. } | What::Fill { .. } => moves::emit(e, what),
     }
 }

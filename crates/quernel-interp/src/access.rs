@@ -4,9 +4,11 @@
 
 use quernel_ir::{
     WindowDim,
-    program::{ByteQuant, Conv, End, Image, PANEL, Strided, WeightLayout, What},
+    program::{ByteQuant, Conv, End, Image, PANEL, Places, Strided, WeightLayout, What},
 };
 
+/// Largest extent of an axis that indices name.
+const MAX_EXTENT: usize = 1 << 40;
 /// Largest extent, step or padding of a window: keeps positions far from overflow.
 const MAX_WINDOW: usize = 1 << 30;
 
@@ -244,6 +246,38 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
             let count = product(&[*outer, *len, *inner])?;
             (vec![open(View::dense(1, count)), packed(4, 256)], open(View::dense(if to.is_some() { 1 } else { 4 }, count)), vec![])
         }
+        What::Gather { width, places, over } => {
+            element_width(*width)?;
+            let (x, indices) = (named(*width, over, 0, places)?, indices(over, 1, places)?);
+            (vec![open(x), open(indices)], open(View::strided(*width, over, 2)?), vec![])
+        }
+        What::Scatter { width, places, over, reduce } => {
+            element_width(*width)?;
+            if reduce.is_some_and(|(_, s)| s.bytes() != *width) {
+                return Err(format!("combines elements of {width} bytes as others"));
+            }
+            // Axes of the indices alone do not move in the result.
+            let mut y = named(*width, over, 2, places)?;
+            let moving: Vec<usize> = (0..y.dims.len()).filter(|&a| y.steps[a] != 0 || y.dims[a] == 0).collect();
+            (y.dims, y.steps) = (moving.iter().map(|&a| y.dims[a]).collect(), moving.iter().map(|&a| y.steps[a]).collect());
+            let reads = vec![open(indices(over, 0, places)?), open(View::strided(*width, over, 1)?), open(y.clone())];
+            (reads, open(y), vec![2])
+        }
+        What::Reduce { elem, outer, len, inner, .. } => {
+            let x = View::dense(elem.bytes(), product(&[*outer, *len, *inner])?);
+            (vec![open(x)], open(View::dense(elem.bytes(), product(&[*outer, *inner])?)), vec![])
+        }
+        What::Cumulative { elem, outer, len, inner, .. } => {
+            let x = View::dense(elem.bytes(), product(&[*outer, *len, *inner])?);
+            (vec![open(x.clone())], open(x), vec![])
+        }
+        What::TopK { elem, outer, len, inner, k, .. } => {
+            if !(1..=*len).contains(k) {
+                return Err(format!("{k} of {len} elements"));
+            }
+            let x = View::dense(elem.bytes(), product(&[*outer, *len, *inner])?);
+            (vec![open(x)], open(View::dense(8, product(&[*outer, *k, *inner])?)), vec![])
+        }
         What::Move { width, over } => {
             element_width(*width)?;
             (vec![open(View::strided(*width, over, 0)?)], open(View::strided(*width, over, 1)?), vec![])
@@ -254,6 +288,25 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
         }
     };
     Ok(Accesses { reads, writes: vec![writes], in_place })
+}
+
+/// Everything that indices may name in an operand.
+fn named(width: usize, over: &Strided, operand: usize, places: &Places) -> Result<View, String> {
+    let mut view = View::strided(width, over, operand)?;
+    if places.axes.is_empty() || places.axes.iter().any(|(extent, _)| *extent == 0 || *extent > MAX_EXTENT) {
+        return Err("indices name no axis, or one without elements".into());
+    }
+    view.dims.extend(places.axes.iter().map(|a| a.0));
+    view.steps.extend(places.axes.iter().map(|a| a.1));
+    Ok(view)
+}
+
+/// The indices themselves, with all coordinates.
+fn indices(over: &Strided, operand: usize, places: &Places) -> Result<View, String> {
+    let mut view = View::strided(if places.wide { 8 } else { 4 }, over, operand)?;
+    view.dims.push(places.axes.len());
+    view.steps.push(places.apart);
+    Ok(view)
 }
 
 fn element_width(width: usize) -> Result<(), String> {

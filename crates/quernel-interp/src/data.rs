@@ -17,6 +17,21 @@ pub(crate) fn i32s(bytes: &[u8]) -> Vec<i32> {
     bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()
 }
 
+/// Elements of `width` bytes as bits.
+pub(crate) fn bits(width: usize, bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(width).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))).collect()
+}
+
+/// Bits as elements of `width` bytes.
+pub(crate) fn of_bits(width: usize, bits: &[u64]) -> Vec<u8> {
+    bits.iter().flat_map(|b| b.to_le_bytes().into_iter().take(width)).collect()
+}
+
+/// Little-endian i64 numbers.
+pub(crate) fn i64s(bytes: &[u8]) -> Vec<i64> {
+    bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()
+}
+
 /// Little-endian i16 numbers.
 pub(crate) fn i16s(bytes: &[u8]) -> Vec<i16> {
     bytes.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect()

@@ -1,6 +1,6 @@
 //! Executes graphs.
 
-use crate::{data, elementwise, layers, layers::Layer, matmul, moves, pool, reduce};
+use crate::{data, elementwise, index, layers, layers::Layer, matmul, moves, pool, reduce};
 use quernel_ir::{Code, Def, Diagnostic, Graph, Id, Op, Tensor, TensorTy, Value, Window, infer, verify};
 
 /// Largest number of elements of a result; a graph that asks for more is refused before memory is taken.
@@ -118,6 +118,10 @@ pub fn eval_node(op: &Op, args: &[&Tensor], result: &TensorTy) -> Result<Tensor,
         Op::Slice { start, step, .. } => moves::slice(args[0], start, step, result),
         Op::Pad { before, value, .. } => moves::pad(args[0], before, *value, result),
         Op::Expand { .. } => moves::expand(args[0], result),
+        Op::Gather { index } => index::gather(*index, args[0], args[1], result),
+        Op::Scatter { index, reduce } => index::scatter(*index, *reduce, [args[0], args[1], args[2]], result),
+        Op::Cumulative { op, axis, exclusive, reverse } => reduce::cumulative(*op, *axis, *exclusive, *reverse, args[0], result),
+        Op::TopK { axis, k, smallest, last } => index::top_k(*axis, *k, *smallest, *last, args[0], result),
         Op::Quantize => elementwise::quantize(args[0], result),
         Op::Dequantize => data::float_tensor(result, &elementwise::reals(args[0])?),
         Op::Requantize => elementwise::requantize(args[0], result),

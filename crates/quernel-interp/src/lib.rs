@@ -28,6 +28,7 @@ mod conv;
 mod data;
 mod elementwise;
 mod graph;
+mod index;
 mod layers;
 mod matmul;
 mod moves;

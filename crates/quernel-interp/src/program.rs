@@ -2,7 +2,7 @@
 
 use crate::{
     conv::{self, Shape, three},
-    data, layers, matmul,
+    data, index, layers, matmul,
     pool::{self, Geometry, Layout},
     reduce,
     strided::{self, Side},
@@ -183,6 +183,26 @@ fn execute(what: &What, reads: &[&[u8]], out: &mut [u8]) {
             put(out, x);
         }
         What::SoftmaxBytes { outer, len, inner, from, to } => softmax_bytes((*outer, *len, *inner), from, to.as_ref(), reads, out),
+        What::Gather { width, places, over } => index::gather_step(*width, places, over, [reads[0], reads[1]], out),
+        What::Scatter { width, places, over, reduce } => {
+            index::scatter_step(*width, places, over, *reduce, [reads[0], reads[1]], out);
+        }
+        What::Reduce { kind, elem, outer, len, inner } => {
+            let width = elem.bytes();
+            let mut x = data::bits(width, &reads[0][..outer * len * inner * width]);
+            let mut y = Vec::with_capacity(outer * inner);
+            reduce::along(&mut x, (*outer, *len, *inner), |run| y.push(reduce::plain(*kind, *elem, run)));
+            out[..y.len() * width].copy_from_slice(&data::of_bits(width, &y));
+        }
+        What::Cumulative { op, elem, outer, len, inner, exclusive, reverse } => {
+            let width = elem.bytes();
+            let mut x = data::bits(width, &reads[0][..outer * len * inner * width]);
+            reduce::along(&mut x, (*outer, *len, *inner), |run| reduce::running(*op, *elem, *exclusive, *reverse, run));
+            out[..x.len() * width].copy_from_slice(&data::of_bits(width, &x));
+        }
+        What::TopK { elem, outer, len, inner, k, smallest, last } => {
+            index::top_k_step(*elem, (*outer, *len, *inner), *k, (*smallest, *last), reads[0], out);
+        }
         What::Move { width, over } => {
             let [from, to] = [&over.operands[0], &over.operands[1]];
             let to = Side { bytes: out, start: to.start, steps: to.steps.clone() };

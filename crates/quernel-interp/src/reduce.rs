@@ -4,16 +4,59 @@ use crate::{
     data, elementwise,
     strided::{self, Side},
 };
-use quernel_ir::{Diagnostic, ReduceKind, Tensor, TensorTy, exact, float};
+use quernel_ir::{Binary, Diagnostic, ReduceKind, Scalar, Tensor, TensorTy, exact, float, fold, plain};
 
 /// The reduction of one run of f32.
 pub(crate) fn float(kind: ReduceKind, values: &[f32]) -> f32 {
     match kind {
         ReduceKind::Sum => float::sum16(values.iter().copied()),
         ReduceKind::Mean => float::sum16(values.iter().copied()) / values.len() as f32,
+        ReduceKind::Prod => float::prod16(values.iter().copied()),
         ReduceKind::Max => values.iter().fold(f32::NEG_INFINITY, |m, &v| exact::max_first(v, m)),
         ReduceKind::Min => values.iter().fold(f32::INFINITY, |m, &v| exact::min_first(v, m)),
     }
+}
+
+/// The reduction of one run of plain numbers but f32, all as bits.
+pub(crate) fn plain(kind: ReduceKind, s: Scalar, values: &[u64]) -> u64 {
+    let extreme = |f| values.iter().fold(fold::identity(f, s), |m, &v| fold::combine(f, s, v, m));
+    let fold = |f| fold::fold16(f, s, values.iter().copied());
+    match kind {
+        ReduceKind::Sum => fold(Binary::Add),
+        ReduceKind::Prod => fold(Binary::Mul),
+        ReduceKind::Mean => fold::combine(Binary::Div, s, fold(Binary::Add), plain::Number::Int(values.len() as i128).bits(s)),
+        ReduceKind::Min => extreme(Binary::Min),
+        ReduceKind::Max => extreme(Binary::Max),
+    }
+}
+
+/// Running totals of one run, all as bits.
+pub(crate) fn running(f: Binary, s: Scalar, exclusive: bool, reverse: bool, values: &mut [u64]) {
+    let mut before: Option<u64> = None;
+    let n = values.len();
+    for i in 0..n {
+        let v = &mut values[if reverse { n - 1 - i } else { i }];
+        let total = before.map_or(*v, |b| fold::combine(f, s, b, *v));
+        *v = if exclusive { before.unwrap_or(fold::identity(f, s)) } else { total };
+        before = Some(total);
+    }
+}
+
+/// Graph-level running totals.
+pub(crate) fn cumulative(
+    f: Binary,
+    axis: usize,
+    exclusive: bool,
+    reverse: bool,
+    x: &Tensor,
+    result: &TensorTy,
+) -> Result<Tensor, Diagnostic> {
+    let s = x.ty.elem.scalar().ok_or_else(|| Diagnostic::bug("running totals of a quantized type"))?;
+    let dims = &x.ty.dims;
+    let split = (dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product());
+    let mut values = data::bits(s.bytes(), x.bytes());
+    along(&mut values, split, |run| running(f, s, exclusive, reverse, run));
+    data::tensor(result, data::of_bits(s.bytes(), &values))
 }
 
 /// Graph-level reduction: elements of a run in row-major order of the reduced axes.
@@ -38,6 +81,11 @@ pub(crate) fn reduce(kind: ReduceKind, axes: &[usize], x: &Tensor, result: &Tens
             exact::average(sum, len.max(1), sx, sy, zy, qy.min(), qy.max())
         };
         return data::stored_tensor(result, (0..count).map(mean));
+    }
+    if let Some(s) = x.ty.elem.scalar().filter(|s| *s != Scalar::F32) {
+        let values = data::bits(s.bytes(), runs.bytes());
+        let y: Vec<u64> = (0..count).map(|i| plain(kind, s, &values[i * len..][..len])).collect();
+        return data::tensor(result, data::of_bits(s.bytes(), &y));
     }
     let values = elementwise::numbers(&runs)?;
     let y: Vec<f32> = (0..count).map(|i| float(kind, &values[i * len..][..len])).collect();

@@ -8,6 +8,7 @@
 use crate::{
     float::two,
     op::{Binary, Multiplier, Unary},
+    ty::Scalar,
 };
 
 /// Smallest multiplier of [`requantize`]: below it every result is the zero point.
@@ -104,6 +105,38 @@ pub fn clamp_bounds(a: f32, b: f32, scale: f32, zero: i32, min: i32, max: i32) -
     };
     let (lo, hi) = (image(a), image(b));
     (lo, hi.max(lo))
+}
+
+/// The place that an index names on an axis of `extent` elements, which is not 0: negative ones count from the end, and
+/// what is outside then is clamped.
+pub fn index(i: i64, extent: usize) -> usize {
+    let n = extent as i64;
+    (if i < 0 { i + n } else { i }).clamp(0, n - 1) as usize
+}
+
+/// A key by which elements compare as integers: numbers by value, zeros of both signs alike, NaN above everything. `bits`
+/// are those of the element, sign-extended unless it is an unsigned integer.
+pub fn order_key(s: Scalar, bits: i64) -> i64 {
+    match s {
+        Scalar::F64 => float_key(bits, i64::MAX, 0x7ff0 << 48),
+        Scalar::F32 => float_key(bits, 0x7fff_ffff, 0x7f80_0000),
+        Scalar::F16 => float_key(bits, 0x7fff, 0x7c00),
+        Scalar::BF16 => float_key(bits, 0x7fff, 0x7f80),
+        Scalar::U64 => bits ^ i64::MIN,
+        _ => bits,
+    }
+}
+
+/// `magnitude` masks the sign off, `infinity` is the largest magnitude that is not NaN.
+fn float_key(bits: i64, magnitude: i64, infinity: i64) -> i64 {
+    let m = bits & magnitude;
+    if m > infinity {
+        magnitude
+    } else if bits < 0 {
+        -m
+    } else {
+        m
+    }
 }
 
 /// Average of `n` elements with centered sum `sum`.

@@ -228,6 +228,20 @@ pub fn sum16(values: impl IntoIterator<Item = f32>) -> f32 {
     lane[0]
 }
 
+/// The product in the same order.
+pub fn prod16(values: impl IntoIterator<Item = f32>) -> f32 {
+    let mut lane = [1f32; 16];
+    for (i, v) in values.into_iter().enumerate() {
+        lane[i % 16] *= v;
+    }
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            lane[i] *= lane[i + width];
+        }
+    }
+    lane[0]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

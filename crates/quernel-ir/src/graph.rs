@@ -96,6 +96,10 @@ impl NodeData {
     pub fn result(&self) -> Value {
         self.results[0]
     }
+    /// The operands but for indices.
+    pub fn data(&self) -> impl Iterator<Item = Value> {
+        self.args.iter().enumerate().filter(|(i, _)| !self.op.is_index(*i)).map(|(_, v)| *v)
+    }
 }
 
 /// A named constant.

@@ -118,7 +118,7 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
             }
             Ok(x.iter().enumerate().filter_map(|(i, d)| if !axes.contains(&i) { Some(*d) } else { keep.then_some(1) }).collect())
         }
-        Op::Softmax { axis, .. } => {
+        Op::Softmax { axis, .. } | Op::Cumulative { axis, .. } => {
             arity(1, 1)?;
             if *axis >= args[0].rank() { Err(format!("axis {axis} of {}", show(&args[0].dims))) } else { Ok(args[0].dims.clone()) }
         }
@@ -175,6 +175,27 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
                 .map(|i| x[i].checked_add(before[i])?.checked_add(after[i]))
                 .collect::<Option<_>>()
                 .ok_or_else(|| "padding overflows".into())
+        }
+        Op::Gather { index } => {
+            arity(2, 2)?;
+            Ok(index.picks(&args[0].dims, &args[1].dims)?.dims)
+        }
+        Op::Scatter { index, .. } => {
+            arity(3, 3)?;
+            let (x, picks) = (&args[0].dims, index.picks(&args[0].dims, &args[1].dims)?);
+            match picks.dims == args[2].dims {
+                true => Ok(x.clone()),
+                false => Err(format!("{} elements for {} places", show(&args[2].dims), show(&picks.dims))),
+            }
+        }
+        Op::TopK { axis, k, .. } => {
+            arity(1, 1)?;
+            let mut out = args[0].dims.clone();
+            match out.get_mut(*axis) {
+                Some(extent) if (1..=*extent).contains(k) => *extent = *k,
+                _ => return Err(format!("{k} elements of axis {axis} of {}", show(&out))),
+            }
+            Ok(out)
         }
         Op::Expand { dims } => {
             arity(1, 1)?;

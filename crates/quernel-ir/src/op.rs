@@ -4,6 +4,8 @@
 //! ONNX's logical ones (`N C spatial..`); memory layout is a matter of lowering. Where an operator accepts
 //! quantized operands its integer meaning is the one in [`crate::exact`].
 
+use crate::index::Index;
+
 /// One spatial axis of a sliding window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct WindowDim {
@@ -400,11 +402,13 @@ pub enum ReduceKind {
     Max,
     /// Smallest.
     Min,
+    /// Product.
+    Prod,
 }
 
 impl ReduceKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 4] = [Self::Mean, Self::Sum, Self::Max, Self::Min];
+    pub const ALL: [Self; 5] = [Self::Mean, Self::Sum, Self::Max, Self::Min, Self::Prod];
     /// The mnemonic in the text form.
     pub fn name(self) -> &'static str {
         match self {
@@ -412,6 +416,7 @@ impl ReduceKind {
             Self::Sum => "reduce_sum",
             Self::Max => "reduce_max",
             Self::Min => "reduce_min",
+            Self::Prod => "reduce_prod",
         }
     }
 }
@@ -467,7 +472,7 @@ pub enum Op {
         /// Sliding window.
         window: Window,
     },
-    /// Reduction over `axes`.
+    /// Reduction over `axes`. Sums and products in the order of [`crate::fold::fold16`]; integers wrap, and have no mean.
     Reduce {
         /// What it yields.
         kind: ReduceKind,
@@ -521,6 +526,42 @@ pub enum Op {
         /// Result dimensions.
         dims: Vec<usize>,
     },
+    /// `x, i -> y`: the elements of `x` that the indices `i` (i32 or i64) name.
+    Gather {
+        /// What an index names.
+        index: Index,
+    },
+    /// `x, i, u -> y`: `x`, in which the elements that `i` (i32 or i64) names are combined with those of `u`, one after
+    /// another in row-major order of `u`: replaced by them, or added, multiplied, the smaller or the larger.
+    Scatter {
+        /// What an index names.
+        index: Index,
+        /// `None` replaces; otherwise `Add`, `Mul`, `Min` or `Max`.
+        reduce: Option<Binary>,
+    },
+    /// The i64 indices of the `k` largest elements along `axis`, the largest first, in the order of
+    /// [`crate::exact::order_key`]. Of equal elements the first comes first.
+    TopK {
+        /// The axis, of extent `k` in the result.
+        axis: usize,
+        /// Number of elements, at least 1.
+        k: usize,
+        /// The smallest elements, the smallest first.
+        smallest: bool,
+        /// Of equal elements the last comes first.
+        last: bool,
+    },
+    /// Running totals along `axis`: element `i` combines the first `i + 1` elements, one after another. Plain numbers.
+    Cumulative {
+        /// `Add` or `Mul`.
+        op: Binary,
+        /// The axis.
+        axis: usize,
+        /// Element `i` combines the first `i` elements; the first is 0 or 1.
+        exclusive: bool,
+        /// From the end.
+        reverse: bool,
+    },
     /// f32 to the quantized type of the result ([`crate::exact::quantize`]).
     Quantize,
     /// Quantized to f32 ([`crate::exact::dequantize`]).
@@ -556,6 +597,11 @@ impl Op {
             Self::Slice { .. } => "slice",
             Self::Pad { .. } => "pad",
             Self::Expand { .. } => "expand",
+            Self::Gather { index } => index.gather_name(),
+            Self::Scatter { index, .. } => index.scatter_name(),
+            Self::TopK { .. } => "top_k",
+            Self::Cumulative { op: Binary::Mul, .. } => "cum_prod",
+            Self::Cumulative { .. } => "cum_sum",
             Self::Quantize => "quantize",
             Self::Dequantize => "dequantize",
             Self::Requantize => "requantize",
@@ -564,7 +610,8 @@ impl Op {
         }
     }
 
-    /// Whether the operator only moves elements, so that operand and result share one element type.
+    /// Whether the operator only moves elements, so that its operands, but for indices, and its result share one element
+    /// type.
     pub fn moves_only(&self) -> bool {
         matches!(
             self,
@@ -575,7 +622,14 @@ impl Op {
                 | Self::Pad { .. }
                 | Self::Expand { .. }
                 | Self::Pool { kind: PoolKind::Max, .. }
+                | Self::Gather { .. }
+                | Self::Scatter { reduce: None, .. }
         )
+    }
+
+    /// Whether operand `i` holds indices: plain integers, whatever the elements are.
+    pub fn is_index(&self, i: usize) -> bool {
+        i == 1 && matches!(self, Self::Gather { .. } | Self::Scatter { .. })
     }
 
     /// Activation and residual flag of a convolution or product.

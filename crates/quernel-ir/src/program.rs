@@ -489,6 +489,77 @@ pub enum What {
         /// Parameters of the result.
         to: Option<ByteQuant>,
     },
+    /// reads x, indices; writes y: over the space of the strides of x, indices and y, `y = x` at the place that the index
+    /// there names.
+    Gather {
+        /// Bytes per element: 1, 2, 4 or 8.
+        width: usize,
+        /// What an index names in x.
+        places: Places,
+        /// Iteration space and the strides of x, indices and y.
+        over: Strided,
+    },
+    /// reads indices, u, y; writes y, which is combined with u: over the space of the strides of indices, u and y, in
+    /// order, `y = f(y, u)` or `y = u` at the place that the index there names.
+    Scatter {
+        /// Bytes per element: 1, 2, 4 or 8.
+        width: usize,
+        /// What an index names in y.
+        places: Places,
+        /// Iteration space and the strides of indices, u and y.
+        over: Strided,
+        /// `Add`, `Mul`, `Min` or `Max` of two such elements; `None` replaces.
+        reduce: Option<(Binary, Scalar)>,
+    },
+    /// reads x `[outer][len][inner]`; writes `[outer][inner]` of the same type: sum, product and mean by
+    /// [`crate::fold::fold16`] along `len`, extremes in order from the end of the range.
+    Reduce {
+        /// What it yields; a mean of f64 alone.
+        kind: ReduceKind,
+        /// Type of the elements: f64, an integer or bool.
+        elem: Scalar,
+        /// Elements before the axis.
+        outer: usize,
+        /// Reduced elements.
+        len: usize,
+        /// Elements after the axis.
+        inner: usize,
+    },
+    /// reads x `[outer][len][inner]`; writes the same: along `len`, `y[0] = x[0]` and `y[i] = y[i-1] op x[i]`.
+    Cumulative {
+        /// `Add` or `Mul`.
+        op: Binary,
+        /// Type of the elements: f64, f32 or an integer.
+        elem: Scalar,
+        /// Elements before the axis.
+        outer: usize,
+        /// Elements of the axis.
+        len: usize,
+        /// Elements after the axis.
+        inner: usize,
+        /// Results one further, the first is 0 or 1.
+        exclusive: bool,
+        /// From the end.
+        reverse: bool,
+    },
+    /// reads x `[outer][len][inner]`; writes `i64 [outer][k][inner]`: the indices along `len` of the `k` largest elements in
+    /// the order of [`crate::exact::order_key`], the largest first; of equal ones the first.
+    TopK {
+        /// Type of the elements.
+        elem: Scalar,
+        /// Elements before the axis.
+        outer: usize,
+        /// Elements to choose from.
+        len: usize,
+        /// Elements after the axis.
+        inner: usize,
+        /// Elements to choose.
+        k: usize,
+        /// The smallest.
+        smallest: bool,
+        /// Of equal ones the last.
+        last: bool,
+    },
     /// reads x; writes y: moves elements of `width` bytes over a strided iteration space (strides of x, y). Serves
     /// transpose, slice, concat, expand and the interior of padding.
     Move {
@@ -507,6 +578,18 @@ pub enum What {
         /// The pattern.
         bits: u64,
     },
+}
+
+/// What an index in memory names: one coordinate for each of `axes`, as [`crate::exact::index`] reads it, counted from the
+/// position that the iteration space gives.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Places {
+    /// Indices are i64, otherwise i32.
+    pub wide: bool,
+    /// Indices between the coordinates of one place.
+    pub apart: isize,
+    /// Extent of the axis of each coordinate, and elements of the operand between neighbours along it.
+    pub axes: Vec<(usize, isize)>,
 }
 
 /// An iteration space with, per operand, a start and one stride per axis, counted in elements. Negative strides
@@ -571,6 +654,12 @@ impl What {
             Self::ReduceFloat { .. } => "reduce_f32",
             Self::SoftmaxFloat { .. } => "softmax_f32",
             Self::SoftmaxBytes { .. } => "softmax",
+            Self::Gather { .. } => "gather",
+            Self::Scatter { .. } => "scatter",
+            Self::TopK { .. } => "top_k",
+            Self::Reduce { elem: Scalar::F64, .. } => "reduce_f64",
+            Self::Reduce { .. } => "reduce_int",
+            Self::Cumulative { .. } => "cumulative",
             Self::Move { .. } => "move",
             Self::Fill { .. } => "fill",
         }

@@ -14,7 +14,7 @@
 use crate::{
     graph::{Def, Graph, Node, NodeData},
     infer,
-    op::{Binary, Comparison, Op, PoolKind},
+    op::{Binary, Comparison, Op, PoolKind, ReduceKind},
     plain,
     stage::Stage,
     ty::{Elem, Scalar, Scheme, Storage, TensorTy},
@@ -165,6 +165,19 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
             )
         }
         Op::MatMul | Op::BatchNorm { .. } => check(all_f32()),
+        Op::Reduce { kind, .. } if matches!(args[0].elem, Elem::Scalar(s) if s != Scalar::F32) => {
+            let fits = match args[0].elem.scalar() {
+                Some(Scalar::F16 | Scalar::BF16) => false,
+                Some(Scalar::Bool) => matches!(kind, ReduceKind::Min | ReduceKind::Max),
+                Some(Scalar::F64) => true,
+                _ => *kind != ReduceKind::Mean,
+            };
+            check(fits && args[0].elem == result.elem)
+        }
+        Op::Cumulative { op, .. } => {
+            let number = args[0].elem.scalar().is_some_and(|s| !matches!(s, Scalar::F16 | Scalar::BF16 | Scalar::Bool));
+            check(number && matches!(op, Binary::Add | Binary::Mul) && args[0].elem == result.elem)
+        }
         Op::Reduce { .. } | Op::Softmax { .. } => check(all_f32() || per_tensor(args[0]) && (per_tensor(result) || result.elem.is_f32())),
         Op::Unary(f) => {
             let double = args[0].elem == Elem::Scalar(Scalar::F64) && result.elem == args[0].elem && plain::double_has_unary(*f);
@@ -209,6 +222,18 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
         {
             bad()
         }
+        Op::Gather { .. } | Op::Scatter { .. } => {
+            let indices = matches!(args[1].elem, Elem::I32 | Elem::I64);
+            let data = args.iter().enumerate().filter(|(i, _)| !op.is_index(*i)).all(|(_, a)| a.elem == result.elem);
+            let reduce = match op {
+                Op::Scatter { reduce: Some(f), .. } => {
+                    matches!(f, Binary::Add | Binary::Mul | Binary::Min | Binary::Max) && result.elem.quant().is_none()
+                }
+                _ => true,
+            };
+            check(indices && data && reduce && (per_tensor(result) || result.elem.quant().is_none()))
+        }
+        Op::TopK { .. } => check((per_tensor(args[0]) || args[0].elem.quant().is_none()) && result.elem == Elem::I64),
         _ if op.moves_only() => check(args.iter().all(|a| a.elem == result.elem) && (per_tensor(result) || result.elem.quant().is_none())),
         _ => bad(),
     }

@@ -87,6 +87,18 @@ families! {
     SOFTMAX_F32 = "softmax_f32", "f32 softmax along one axis; sum by 16 lanes", "", 0;
     /// Softmax of bytes.
     SOFTMAX_U8 = "softmax_u8", "softmax of bytes by table, exact sum, one division per row", "u32[256]", 0;
+    /// Elements that indices name.
+    GATHER = "gather", "elements at computed places, clamped to their axes", "", 0;
+    /// Writes to elements that indices name.
+    SCATTER = "scatter", "combines elements at computed places, in order", "", 0;
+    /// Reduction of doubles.
+    REDUCE_F64 = "reduce_f64", "f64 reduction along one axis; sums by 16 lanes", "", 0;
+    /// Reduction of integers.
+    REDUCE_INT = "reduce_int", "wrapping reduction of integers or bools along one axis", "", 0;
+    /// Running totals.
+    CUMULATIVE = "cumulative", "running sums or products along one axis, in order", "", 0;
+    /// Largest elements of an axis.
+    TOP_K = "top_k", "indices of the largest elements by a heap", "", 0;
     /// Strided copy.
     MOVE = "move", "copies elements over strides", "", 0;
     /// Strided fill.
@@ -126,6 +138,12 @@ pub fn choose(what: &What) -> &'static Family {
         What::ReduceFloat { .. } => &REDUCE_F32,
         What::SoftmaxFloat { .. } => &SOFTMAX_F32,
         What::SoftmaxBytes { .. } => &SOFTMAX_U8,
+        What::Gather { .. } => &GATHER,
+        What::Scatter { .. } => &SCATTER,
+        What::Reduce { elem: Scalar::F64, .. } => &REDUCE_F64,
+        What::Reduce { .. } => &REDUCE_INT,
+        What::Cumulative { .. } => &CUMULATIVE,
+        What::TopK { .. } => &TOP_K,
         What::Move { .. } => &MOVE,
         What::Fill { .. } => &FILL,
     }

@@ -16,6 +16,7 @@ mod build;
 mod constants;
 mod convs;
 mod elementwise;
+mod indices;
 mod margins;
 mod matmul;
 mod moves;

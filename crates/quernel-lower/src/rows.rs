@@ -5,7 +5,7 @@ use crate::{
     view::{Factor, View, merge},
 };
 use quernel_ir::{
-    Code, Diagnostic, PoolKind, ReduceKind, Value, exact,
+    Binary, Code, Diagnostic, PoolKind, ReduceKind, Scalar, Value, exact,
     program::{ByteQuant, What},
 };
 
@@ -33,16 +33,28 @@ fn innermost(rank: usize, axes: &[usize]) -> Vec<usize> {
 
 /// What remains of a view without a run: factors outside the run move closer by its length.
 fn without_run(v: &View, axes: &[usize], (len, inner): (usize, usize)) -> View {
-    let closer = |f: &Factor| if f.step as usize >= inner * len { f.step / len as isize } else { f.step };
+    resized_run(v, axes, (len, inner), 1)
+}
+
+/// The factors outside a run that has `k` elements instead of `len`.
+fn resized_run(v: &View, axes: &[usize], (len, inner): (usize, usize), k: usize) -> View {
+    let closer = |f: &Factor| if f.step as usize >= inner * len { f.step / len as isize * k as isize } else { f.step };
     let rest = |a: usize| merge(v.axes[a].iter().map(|f| Factor { extent: f.extent, step: closer(f) }));
     let axes = (0..v.axes.len()).map(|a| if axes.contains(&a) { vec![] } else { rest(a) }).collect();
     View { buf: v.buf, start: 0, axes }
 }
 
+/// A view with a run along `axis` when the run has `k` elements instead.
+pub(crate) fn with_run(v: &View, axis: usize, (len, inner): (usize, usize), k: usize) -> View {
+    let mut out = resized_run(v, &[axis], (len, inner), k);
+    out.axes[axis] = merge([Factor { extent: k, step: inner as isize }]);
+    out
+}
+
 impl Build<'_> {
     /// A place of `x` where `axes` form one run, copied with them innermost if need be. Quantized values are turned
     /// into f32 when `float` asks for it.
-    fn run_place(&mut self, x: Value, axes: &[usize], float: bool) -> Result<(View, (usize, usize, usize)), Diagnostic> {
+    pub(crate) fn run_place(&mut self, x: Value, axes: &[usize], float: bool) -> Result<(View, (usize, usize, usize)), Diagnostic> {
         let elem = &self.g.ty(x).elem;
         let order = innermost(self.g.ty(x).rank(), axes);
         let width = self.width(x);
@@ -92,13 +104,37 @@ impl Build<'_> {
                 return self.reduce_bytes(PoolKind::Max, axes, x, y);
             }
         }
-        let (view, (outer, len, inner)) = self.run_place(x, axes, true)?;
+        let plain = from.scalar().filter(|s| *s != Scalar::F32);
+        let (view, (outer, len, inner)) = self.run_place(x, axes, plain.is_none())?;
         let kept = without_run(&view, axes, (len, inner));
         let like = kept.reshape(&self.g.ty(y).dims).ok_or_else(|| self.fault(Code::Internal, "the shape of a reduction"))?;
+        if let Some(elem) = plain {
+            let result = self.result_like(y, &like);
+            let (reads, writes) = (vec![self.dense_span(&view, elem.bytes())], vec![self.dense_span(&result, elem.bytes())]);
+            self.emit(What::Reduce { kind, elem, outer, len, inner }, reads, writes);
+            return Ok(());
+        }
         let result = self.float_result(y, &like);
         let (reads, writes) = (vec![self.dense_span(&view, 4)], vec![self.dense_span(&result, 4)]);
         self.emit(What::ReduceFloat { kind, outer, len, inner }, reads, writes);
         self.settle(y, &result)
+    }
+
+    pub fn cumulative(
+        &mut self,
+        op: Binary,
+        axis: usize,
+        (exclusive, reverse): (bool, bool),
+        x: Value,
+        y: Value,
+    ) -> Result<(), Diagnostic> {
+        let elem = self.g.ty(x).elem.scalar();
+        let elem = elem.ok_or_else(|| self.fault(Code::UnsupportedType, "running totals of quantized numbers"))?;
+        let (view, (outer, len, inner)) = self.run_place(x, &[axis], false)?;
+        let result = self.result_like(y, &view);
+        let (reads, writes) = (vec![self.dense_span(&view, elem.bytes())], vec![self.dense_span(&result, elem.bytes())]);
+        self.emit(What::Cumulative { op, elem, outer, len, inner, exclusive, reverse }, reads, writes);
+        Ok(())
     }
 
     pub fn softmax(&mut self, axis: usize, log: bool, x: Value, y: Value) -> Result<(), Diagnostic> {

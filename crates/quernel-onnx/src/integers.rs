@@ -81,7 +81,7 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
             }
             _ => return Ok(None),
         },
-        "Gather" => gather(cx, x, args.get(1))?,
+        "Gather" if x.dims.len() == 1 => gather(cx, x, args.get(1))?,
         "Concat" => {
             let rank = x.dims.len();
             if args.iter().any(|a| a.dims.len() != 1) || rank != 1 {
@@ -166,9 +166,6 @@ fn reshape(cx: &NodeCx<'_>, x: &Ints, to: Option<&Ints>) -> Result<Ints, Diagnos
 
 fn gather(cx: &NodeCx<'_>, x: &Ints, indices: Option<&Ints>) -> Result<Ints, Diagnostic> {
     let indices = indices.ok_or_else(|| cx.err(Code::BadGraph, "operand 1 is left out, but required"))?;
-    if x.dims.len() != 1 {
-        return Err(cx.unsupported("gathers from a constant that is not a vector"));
-    }
     cx.axis(cx.int("axis")?.unwrap_or(0), 1)?;
     let n = x.data.len() as i64;
     let pick = |i: &i64| {

@@ -80,7 +80,7 @@ fn never_negative(g: &Graph) -> Vec<bool> {
     for &n in &g.order {
         let node = &g.nodes[n];
         let of = |i: usize| node.args.get(i).is_some_and(|a| positive[a.index()]);
-        let all = || node.args.iter().all(|a| positive[a.index()]);
+        let all = || node.data().all(|a| positive[a.index()]);
         positive[node.result().index()] = match &node.op {
             op if op.epilogue().is_some_and(|(act, _)| act.bounds().0 >= 0.0) => true,
             Op::Unary(Unary::Relu | Unary::Sigmoid | Unary::HardSigmoid { .. } | Unary::Exp | Unary::Abs | Unary::Sqrt) => true,

@@ -1,6 +1,6 @@
 //! `insert-quantize`: rounds activations to 8 bits where integer operators will read them.
 //!
-//! * Tensors that a move connects (reshape, transpose, concat, slice, pad, max pool) share one scale, so the move
+//! * Tensors that a move connects (reshape, transpose, concat, slice, pad, gather, max pool) share one scale, so the move
 //!   stays a move.
 //! * Which values are rounded is decided from the back: an operator becomes an integer one when something integer reads
 //!   its result, or when it can hand out floats itself (layers, means). The last layer so yields floats directly.
@@ -146,7 +146,7 @@ impl InsertQuantize {
             let node = &g.nodes[n];
             let r = node.result();
             if form(g, n) == Form::Move && !state[r.index()] || node.args.first().is_some_and(|x| lent.contains(x)) {
-                for &a in &node.args {
+                for a in node.data() {
                     if g.tensor(a).is_none() {
                         c.join(a, r);
                     }
@@ -186,12 +186,14 @@ impl InsertQuantize {
                     }
                     operands
                 }
-                _ => node.args.iter().copied().filter(|&a| g.tensor(a).is_none()).collect(),
+                _ => node.data().filter(|&a| g.tensor(a).is_none()).collect(),
             };
+            // What computed indices pick from a constant is rounded with it.
+            let table = matches!(node.op, Op::Gather { .. }) && operands.is_empty();
             // What arrived rounded stays as it is.
             let given = |a: Value| rounded_tensor(g, a).is_some();
             let fits = |a: &Value| g.ty(*a).elem.is_f32() && g.tensor(*a).is_none();
-            let readable = !operands.is_empty() && operands.iter().all(|&a| fits(&a) && (given(a) || c.known(a)));
+            let readable = (table || !operands.is_empty()) && operands.iter().all(|&a| fits(&a) && (given(a) || c.known(a)));
             let integer = match form(g, n) {
                 Form::Layer => {
                     cx.widths.get(&n) != Some(&Width::Float)
@@ -229,7 +231,7 @@ fn states(g: &Graph) -> Vec<bool> {
     }
     for &n in g.order.iter().rev() {
         if state[g.nodes[n].result().index()] && g.nodes[n].op.moves_only() {
-            g.nodes[n].args.iter().for_each(|a| state[a.index()] = true);
+            g.nodes[n].data().for_each(|a| state[a.index()] = true);
         }
     }
     for &i in &g.inputs {
@@ -237,7 +239,7 @@ fn states(g: &Graph) -> Vec<bool> {
     }
     for &n in &g.order {
         let node = &g.nodes[n];
-        if node.op.moves_only() && node.args.iter().all(|a| state[a.index()]) {
+        if node.op.moves_only() && node.data().all(|a| state[a.index()]) {
             state[node.result().index()] = true;
         }
     }
@@ -248,7 +250,7 @@ fn states(g: &Graph) -> Vec<bool> {
 fn constants_round(g: &Graph, node: &NodeData) -> bool {
     let divides = node.op == Op::Binary(Binary::Div);
     let fits = |x: &f32| if divides { x.recip().is_finite() } else { x.is_finite() };
-    node.args.iter().filter_map(|&a| g.tensor(a)).all(|t| t.to_f32().is_some_and(|data| data.iter().all(fits)))
+    node.data().filter_map(|a| g.tensor(a)).all(|t| t.to_f32().is_some_and(|data| data.iter().all(fits)))
 }
 
 /// Whether a reduction collapses all axes behind the channels.

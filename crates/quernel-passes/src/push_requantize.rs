@@ -163,12 +163,17 @@ fn integers(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> R
             Some(l) => Integer::Floats(l.args),
         });
     }
+    if let Op::TopK { .. } = node.op {
+        // Scales are positive: the integers have the order of the numbers.
+        return Ok(rounded_tensor(s.g, node.args[0]).map_or(Integer::No, |q| Integer::Floats(vec![q])));
+    }
     // Functions that are not rounded by choice, because they are ill-conditioned, are where the model says so.
     let table = matches!(node.op, Op::Unary(_) | Op::Softmax { log: false, .. } | Op::Binary(_));
     if form == Form::Float && (!table || matches!(node.op, Op::Binary(Binary::Pow))) {
         return Ok(Integer::No);
     }
-    let Some(mut args) = node.args.iter().map(|&a| rounded_tensor(s.g, a)).collect::<Option<Vec<Value>>>() else {
+    let integer = |(i, &a): (usize, &Value)| if node.op.is_index(i) { Some(a) } else { rounded_tensor(s.g, a) };
+    let Some(mut args) = node.args.iter().enumerate().map(integer).collect::<Option<Vec<Value>>>() else {
         return Ok(Integer::No);
     };
     if form != Form::Move {
@@ -178,13 +183,13 @@ fn integers(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> R
             None => Integer::No,
         });
     }
-    let one = args.iter().all(|a| s.g.ty(*a).elem == s.g.ty(args[0]).elem);
+    let one = args.iter().enumerate().all(|(i, a)| node.op.is_index(i) || s.g.ty(*a).elem == s.g.ty(args[0]).elem);
     let to = result.map(|q| s.g.ty(q).elem.clone());
     match to {
         Some(to) if one && s.g.ty(args[0]).elem == to => Ok(Integer::Rounded(args)),
         Some(to) if !one => {
-            for a in &mut args {
-                if s.g.ty(*a).elem != to {
+            for (i, a) in args.iter_mut().enumerate() {
+                if s.g.ty(*a).elem != to && !node.op.is_index(i) {
                     *a = s.push(Op::Requantize, &[*a], to.clone(), node.origin.clone())?;
                 }
             }
@@ -206,7 +211,8 @@ fn moves_exactly(g: &Graph, op: &Op, q: Value) -> bool {
 /// The move on integers, then their numbers.
 fn moved(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
     let node = s.g.nodes[n].clone();
-    let args: Vec<Value> = node.args.iter().filter_map(|&a| rounded(s.g, a)).collect();
+    let integer = |(i, &a): (usize, &Value)| if node.op.is_index(i) { Some(a) } else { rounded(s.g, a) };
+    let args: Vec<Value> = node.args.iter().enumerate().filter_map(integer).collect();
     let elem = s.g.ty(args[0]).elem.clone();
     let q = s.push(node.op.clone(), &args, elem, node.origin.clone())?;
     s.g.values[q].name = s.g.values[node.result()].name.clone();

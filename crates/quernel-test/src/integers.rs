@@ -24,10 +24,14 @@ pub fn check_integers(g: &Graph, inputs: &[Tensor]) -> usize {
             continue;
         }
         compared += 1;
-        let real: Vec<Tensor> = args.iter().enumerate().map(|(i, a)| meaning(a, &args, i)).collect();
+        let number = |(i, a): (usize, &&Tensor)| if node.op.is_index(i) { (*a).clone() } else { meaning(a, &args, i) };
+        let real: Vec<Tensor> = args.iter().enumerate().map(number).collect();
         let result = &values[&node.result()];
-        let want =
-            if node.op == Op::Requantize { real[0].clone() } else { evaluate(&node.op, &real.iter().collect::<Vec<_>>(), &result.ty.dims) };
+        let want = match &result.ty.elem {
+            _ if node.op == Op::Requantize => real[0].clone(),
+            Elem::Scalar(_) => meaning(&typed(&node.op, &real.iter().collect::<Vec<_>>(), &result.ty), &[], 0),
+            Elem::Quant(_) => evaluate(&node.op, &real.iter().collect::<Vec<_>>(), &result.ty.dims),
+        };
         let place = || format!("{} ({})\n{g}", g.describe(n), node.op.mnemonic());
         let sums = match node.op {
             Op::Conv { .. } | Op::Dense { .. } => magnitudes(&node.op, &real, &result.ty.dims),
@@ -74,7 +78,11 @@ fn meaning(t: &Tensor, args: &[&Tensor], i: usize) -> Tensor {
 }
 
 fn evaluate(op: &Op, args: &[&Tensor], dims: &[usize]) -> Tensor {
-    eval_node(op, args, &TensorTy::f32(dims)).unwrap_or_else(|d| panic!("{d}"))
+    typed(op, args, &TensorTy::f32(dims))
+}
+
+fn typed(op: &Op, args: &[&Tensor], ty: &TensorTy) -> Tensor {
+    eval_node(op, args, ty).unwrap_or_else(|d| panic!("{d}"))
 }
 
 /// The sums of the magnitudes of a layer's products: what the rounding of its float form is relative to.

@@ -190,7 +190,7 @@ fn alone(g: &Graph, n: Node, want: &BTreeMap<String, Tensor>) -> Result<Option<T
             continue;
         }
         let Some(t) = want.get(&g.values[a].name).filter(|t| t.ty.dims == g.ty(a).dims) else { return Ok(None) };
-        args.push(if g.ty(a).elem.is_f32() { t.clone() } else { eval_node(&Op::Quantize, &[t], g.ty(a))? });
+        args.push(if g.ty(a).elem.quant().is_none() { t.clone() } else { eval_node(&Op::Quantize, &[t], g.ty(a))? });
     }
     eval_node(&node.op, &args.iter().collect::<Vec<_>>(), g.ty(node.result())).map(Some)
 }

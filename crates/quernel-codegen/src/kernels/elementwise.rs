@@ -111,7 +111,7 @@ fn lookup(e: &mut Emitter, count: usize) {
     e.walk(count % ROUND, &[(x, 1), (y, 1)], |e, p| one(e, p, 0));
 }
 
-fn apply(e: &mut Emitter, op: Binary, a: Value, b: Value) -> Value {
+pub fn apply(e: &mut Emitter, op: Binary, a: Value, b: Value) -> Value {
     let vector = e.b.func.dfg.value_type(a) == F32X4;
     match (op, vector) {
         (Binary::Add, _) => e.b.ins().fadd(a, b),

@@ -55,9 +55,13 @@ fn fill(e: &mut Emitter, width: usize, over: &Strided, bits: u64) {
 /// Copies. Runs that are contiguous on both sides move as vectors; where another axis is contiguous on each side, blocks
 /// are transposed in registers; the rest goes element by element in the order of the result.
 fn copy(e: &mut Emitter, width: usize, over: &Strided) {
-    let space = Space::new(over);
-    let (n, steps) = space.inner();
     let operands = [e.read(0), e.write(0)];
+    copy_within(e, width, &Space::new(over), operands);
+}
+
+/// The same over a space of two operands that lie elsewhere.
+pub fn copy_within(e: &mut Emitter, width: usize, space: &Space, operands: [Ptr; 2]) {
+    let (n, steps) = space.inner();
     let bytes = width as i64;
     // Between memory of different byte orders elements move one by one: in longer words they would change places.
     let words = width == 1 || operands[0].order == operands[1].order;
@@ -65,7 +69,7 @@ fn copy(e: &mut Emitter, width: usize, over: &Strided) {
         let total = n * width;
         return space.nest(e, &operands, &[bytes; 2], 1, &mut |e, p| copy_run(e, p[0], p[1], total));
     }
-    if words && let Some((outer, t)) = transpose::split(e, &space, width) {
+    if words && let Some((outer, t)) = transpose::split(e, space, width) {
         return outer.nest(e, &operands, &[bytes; 2], 0, &mut |e, p| t.emit(e, p[0], p[1]));
     }
     space.nest(e, &operands, &[bytes; 2], 1, &mut |e, p| copy_steps(e, width, [p[0], p[1]], [steps[0], steps[1]], n));

@@ -2,7 +2,7 @@
 //!
 //! In registers, integers of up to 32 bits are an i32, extended as their type says; 16-bit floats are an f32.
 
-use super::{strided::Space, unsupported};
+use super::{elementwise, strided::Space, unsupported};
 use crate::emit::{Emitter, Ptr};
 use cranelift_codegen::ir::{
     InstBuilder, MemFlagsData, Type, Value,
@@ -101,7 +101,7 @@ fn register(s: Scalar) -> Type {
 
 impl Emitter<'_> {
     /// Loads a number.
-    fn load_plain(&mut self, p: Ptr, s: Scalar) -> Value {
+    pub(super) fn load_plain(&mut self, p: Ptr, s: Scalar) -> Value {
         match s {
             Scalar::F64 | Scalar::F32 | Scalar::I64 | Scalar::U64 | Scalar::I32 | Scalar::U32 => self.load(register(s), p, 0),
             Scalar::I8 => self.load_byte(p, 0, true),
@@ -125,7 +125,7 @@ impl Emitter<'_> {
     }
 
     /// Stores a number.
-    fn store_plain(&mut self, v: Value, p: Ptr, s: Scalar) {
+    pub(super) fn store_plain(&mut self, v: Value, p: Ptr, s: Scalar) {
         match s {
             Scalar::I8 | Scalar::U8 | Scalar::Bool => self.store_byte(v, p, 0),
             Scalar::I16 | Scalar::U16 | Scalar::F16 | Scalar::BF16 => {
@@ -326,6 +326,27 @@ fn cast(e: &mut Emitter, v: Value, from: Scalar, to: Scalar) -> Value {
 fn pick(e: &mut Emitter, cc: IntCC, a: Value, b: Value, x: Value, y: Value) -> Value {
     let c = e.b.ins().icmp(cc, a, b);
     e.b.ins().select(c, x, y)
+}
+
+/// A constant in a register.
+pub(super) fn constant(e: &mut Emitter, s: Scalar, bits: u64) -> Value {
+    let unused = 64 - 8 * s.bytes() as u32;
+    match register(s) {
+        F64 => e.b.ins().f64const(f64::from_bits(bits)),
+        F32 => e.f32(f32::from_bits(bits as u32)),
+        ty if s.is_signed() => e.zero_or(ty, ((bits << unused) as i64) >> unused),
+        ty => e.zero_or(ty, bits as i64),
+    }
+}
+
+/// [`quernel_ir::fold::combine`] of numbers in registers; high bits of integers, and the rounding to 16 bits, are left to
+/// the store.
+pub(super) fn apply(e: &mut Emitter, f: Binary, s: Scalar, a: Value, b: Value) -> Value {
+    match register(s) {
+        F64 => double(e, f, a, b),
+        F32 => elementwise::apply(e, f, a, b),
+        _ => integer(e, f, s, a, b),
+    }
 }
 
 /// [`quernel_ir::plain::double`].

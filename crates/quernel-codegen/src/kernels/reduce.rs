@@ -6,7 +6,7 @@ use cranelift_codegen::ir::{
     InstBuilder, Type, Value,
     types::{F32, F32X4},
 };
-use quernel_ir::{ReduceKind, diag::Diagnostic, program::What};
+use quernel_ir::{Binary, ReduceKind, diag::Diagnostic, program::What};
 
 /// Emits the body of a step's function.
 pub fn emit(e: &mut Emitter, what: &What) -> Result<(), Diagnostic> {
@@ -32,6 +32,7 @@ fn one(e: &mut Emitter, kind: ReduceKind, x: Ptr, len: usize, inner: usize, ty: 
     let stride = 4 * inner as i64;
     match kind {
         ReduceKind::Sum => sum16(e, x, len, stride, ty),
+        ReduceKind::Prod => fold16(e, Binary::Mul, x, len, stride, ty),
         ReduceKind::Mean => {
             let sum = sum16(e, x, len, stride, ty);
             let math = Math::of(e, sum);
@@ -55,38 +56,44 @@ pub fn extreme(e: &mut Emitter, largest: bool, x: Ptr, len: usize, stride: i64, 
 
 /// [`quernel_ir::float::sum16`] of `len` elements a stride apart, one sum per lane of `ty`.
 pub fn sum16(e: &mut Emitter, x: Ptr, len: usize, stride: i64, ty: Type) -> Value {
+    fold16(e, Binary::Add, x, len, stride, ty)
+}
+
+/// The sum, or the product.
+fn fold16(e: &mut Emitter, f: Binary, x: Ptr, len: usize, stride: i64, ty: Type) -> Value {
     if ty == F32 && stride == 4 && e.vectors() {
-        return sum16_contiguous(e, x, len);
+        return fold16_contiguous(e, f, x, len);
     }
-    let zero = if ty == F32 { e.f32(0.0) } else { e.splat_f32(0.0) };
-    let mut lanes = e.fold(len / 16, &[(x, 16 * stride)], &[zero; 16], |e, p, lanes| {
+    let start = if f == Binary::Add { 0.0 } else { 1.0 };
+    let start = if ty == F32 { e.f32(start) } else { e.splat_f32(start) };
+    let mut lanes = e.fold(len / 16, &[(x, 16 * stride)], &[start; 16], |e, p, lanes| {
         lanes
             .iter()
             .enumerate()
             .map(|(i, &lane)| {
                 let v = e.load(ty, p[0], i as i64 * stride);
-                e.b.ins().fadd(lane, v)
+                join(e, f, lane, v)
             })
             .collect()
     });
     let rest = e.at(x, (len / 16 * 16) as i64 * stride);
     for (i, lane) in lanes.iter_mut().enumerate().take(len % 16) {
         let v = e.load(ty, rest, i as i64 * stride);
-        *lane = e.b.ins().fadd(*lane, v);
+        *lane = join(e, f, *lane, v);
     }
-    tree(e, lanes)
+    tree(e, f, lanes)
 }
 
 /// The same of contiguous elements, sixteen lanes in four vectors.
-fn sum16_contiguous(e: &mut Emitter, x: Ptr, len: usize) -> Value {
-    let zero = e.splat_f32(0.0);
-    let vectors = e.fold(len / 16, &[(x, 64)], &[zero; 4], |e, p, lanes| {
+fn fold16_contiguous(e: &mut Emitter, f: Binary, x: Ptr, len: usize) -> Value {
+    let start = e.splat_f32(if f == Binary::Add { 0.0 } else { 1.0 });
+    let vectors = e.fold(len / 16, &[(x, 64)], &[start; 4], |e, p, lanes| {
         lanes
             .iter()
             .enumerate()
             .map(|(i, &lane)| {
                 let v = e.load(F32X4, p[0], 16 * i as i64);
-                e.b.ins().fadd(lane, v)
+                join(e, f, lane, v)
             })
             .collect()
     });
@@ -99,15 +106,19 @@ fn sum16_contiguous(e: &mut Emitter, x: Ptr, len: usize) -> Value {
     let rest = e.at(x, 4 * (len / 16 * 16) as i64);
     for (i, lane) in lanes.iter_mut().enumerate().take(len % 16) {
         let v = e.load_f32(rest, 4 * i as i64);
-        *lane = e.b.ins().fadd(*lane, v);
+        *lane = join(e, f, *lane, v);
     }
-    tree(e, lanes)
+    tree(e, f, lanes)
 }
 
-fn tree(e: &mut Emitter, mut lanes: Vec<Value>) -> Value {
+fn join(e: &mut Emitter, f: Binary, a: Value, b: Value) -> Value {
+    if f == Binary::Add { e.b.ins().fadd(a, b) } else { e.b.ins().fmul(a, b) }
+}
+
+fn tree(e: &mut Emitter, f: Binary, mut lanes: Vec<Value>) -> Value {
     for width in [8, 4, 2, 1] {
         for i in 0..width {
-            lanes[i] = e.b.ins().fadd(lanes[i], lanes[i + width]);
+            lanes[i] = join(e, f, lanes[i], lanes[i + width]);
         }
     }
     lanes[0]

@@ -3,6 +3,7 @@
 
 use super::lex::{Bad, Cursor, Read, float};
 use crate::{
+    index::Index,
     op::{Act, Binary, Comparison, Multiplier, Op, PoolKind, ReduceKind, Unary, Window, WindowDim},
     ty::TensorTy,
 };
@@ -26,6 +27,9 @@ fn prototypes() -> impl Iterator<Item = Op> {
         Op::Slice { start: vec![], step: vec![], len: vec![] },
         Op::Pad { before: vec![], after: vec![], value: 0.0 },
         Op::Expand { dims: vec![] },
+        Op::TopK { axis: 0, k: 0, smallest: false, last: false },
+        Op::Cumulative { op: Binary::Add, axis: 0, exclusive: false, reverse: false },
+        Op::Cumulative { op: Binary::Mul, axis: 0, exclusive: false, reverse: false },
         Op::Quantize,
         Op::Dequantize,
         Op::Requantize,
@@ -33,9 +37,12 @@ fn prototypes() -> impl Iterator<Item = Op> {
         Op::Bitcast,
         Op::Select,
     ];
+    let indices = [Index::Slices { axis: 0 }, Index::Elements { axis: 0 }, Index::Coordinates { batch: 0 }];
+    let indexed = indices.into_iter().flat_map(|index| [Op::Gather { index }, Op::Scatter { index, reduce: None }]);
     let reduce = ReduceKind::ALL.into_iter().map(|kind| Op::Reduce { kind, axes: vec![], keep: false });
     other
         .into_iter()
+        .chain(indexed)
         .chain(Unary::ALL.into_iter().map(Op::Unary))
         .chain(Binary::ALL.into_iter().map(Op::Binary))
         .chain(Comparison::ALL.into_iter().map(Op::Compare))
@@ -145,6 +152,22 @@ fn fields<V: Visit>(op: &mut Op, cx: &Context<'_>, v: &mut V) -> Read<()> {
             v.field("after", after, rank.map(|rank| vec![0; rank]))?;
             v.field("value", value, Some(0.0))
         }
+        Op::Gather { index } => indices(index, v),
+        Op::Scatter { index, reduce } => {
+            indices(index, v)?;
+            v.field("reduce", reduce, Some(None))
+        }
+        Op::TopK { axis, k, smallest, last } => {
+            v.field("axis", axis, None)?;
+            v.field("k", k, None)?;
+            v.field("smallest", smallest, Some(false))?;
+            v.field("last", last, Some(false))
+        }
+        Op::Cumulative { op: _, axis, exclusive, reverse } => {
+            v.field("axis", axis, None)?;
+            v.field("exclusive", exclusive, Some(false))?;
+            v.field("reverse", reverse, Some(false))
+        }
         Op::MatMul
         | Op::Binary(_)
         | Op::Compare(_)
@@ -154,6 +177,13 @@ fn fields<V: Visit>(op: &mut Op, cx: &Context<'_>, v: &mut V) -> Read<()> {
         | Op::Requantize
         | Op::Cast
         | Op::Bitcast => Ok(()),
+    }
+}
+
+fn indices<V: Visit>(index: &mut Index, v: &mut V) -> Read<()> {
+    match index {
+        Index::Slices { axis } | Index::Elements { axis } => v.field("axis", axis, None),
+        Index::Coordinates { batch } => v.field("batch", batch, Some(0)),
     }
 }
 
@@ -433,6 +463,25 @@ impl Attr for Multiplier {
     }
 }
 
+impl Attr for Option<Binary> {
+    fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+    fn write(&self, out: &mut String) {
+        out.push_str(self.map_or("none", Binary::name));
+    }
+    fn read(c: &mut Cursor<'_>) -> Read<Self> {
+        let at = c.here();
+        match c.word() {
+            "none" => Ok(None),
+            word => match Binary::ALL.into_iter().find(|f| f.name() == word) {
+                Some(f) => Ok(Some(f)),
+                None => Cursor::bad_at(at, "expected none or a function of two elements"),
+            },
+        }
+    }
+}
+
 impl Attr for Act {
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
@@ -484,7 +533,7 @@ mod tests {
     fn mnemonics_name_one_operator_each() {
         let names: Vec<_> = prototypes().map(|op| op.mnemonic()).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-        assert_eq!(names.len(), 20 + Unary::ALL.len() + Binary::ALL.len() + Comparison::ALL.len() + ReduceKind::ALL.len());
+        assert_eq!(names.len(), 29 + Unary::ALL.len() + Binary::ALL.len() + Comparison::ALL.len() + ReduceKind::ALL.len());
     }
 
     struct Names(Vec<&'static str>);

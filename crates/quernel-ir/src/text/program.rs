@@ -4,7 +4,7 @@ use super::lex::{float, write_name, write_origin, write_quoted};
 use crate::{
     arena::Id,
     op::{Op, PoolKind, Unary, WindowDim},
-    program::{Base, ByteQuant, Conv, End, Image, Program, Slot, Step, Strided, Strides, WeightLayout, What},
+    program::{Base, ByteQuant, Conv, End, Image, Places, Program, Slot, Step, Strided, Strides, WeightLayout, What},
     tensor::fnv1a,
 };
 use std::fmt::{self, Write as _};
@@ -149,6 +149,30 @@ fn describe(out: &mut Vec<String>, what: &What) {
             out.extend([format!("{outer}x{len}x{inner}"), format!("from={}", bytes(from))]);
             out.push(to.map_or("to=f32".to_owned(), |to| format!("to={}", bytes(&to))));
         }
+        What::Gather { width, places: p, over } => {
+            out.push(format!("width={width}"));
+            places(out, p);
+            strided(out, over);
+        }
+        What::Scatter { width, places: p, over, reduce } => {
+            out.push(reduce.map_or("replace".to_owned(), |(f, s)| format!("{} {}", f.name(), s.name())));
+            out.push(format!("width={width}"));
+            places(out, p);
+            strided(out, over);
+        }
+        What::TopK { elem, outer, len, inner, k, smallest, last } => {
+            out.extend([format!("{outer}x{len}x{inner}"), elem.name().to_owned(), format!("k={k}")]);
+            out.extend(smallest.then(|| "smallest".to_owned()));
+            out.extend(last.then(|| "last".to_owned()));
+        }
+        What::Reduce { kind, elem, outer, len, inner } => {
+            out.extend([kind.name().to_owned(), elem.name().to_owned(), format!("{outer}x{len}x{inner}")]);
+        }
+        What::Cumulative { op, elem, outer, len, inner, exclusive, reverse } => {
+            out.extend([op.name().to_owned(), elem.name().to_owned(), format!("{outer}x{len}x{inner}")]);
+            out.extend(exclusive.then(|| "exclusive".to_owned()));
+            out.extend(reverse.then(|| "reverse".to_owned()));
+        }
         What::Move { width, over } => {
             out.push(format!("width={width}"));
             strided(out, over);
@@ -201,6 +225,13 @@ fn window(out: &mut Vec<String>, w: &[WindowDim; 2]) {
 fn image(i: &Image) -> String {
     let extents = format!("{}x{}x{}x{}", i.n, i.h, i.w, i.c);
     if *i == Image::dense(i.n, i.h, i.w, i.c) { extents } else { format!("{extents} at {}+[{}, {}, {}]", i.start, i.batch, i.row, i.pixel) }
+}
+
+/// `index[EXTENT step STEP, ..]`, and where the next coordinate lies if there are several.
+fn places(out: &mut Vec<String>, p: &Places) {
+    let axes: Vec<String> = p.axes.iter().map(|(extent, step)| format!("{extent} step {step}")).collect();
+    let apart = if p.axes.len() > 1 { format!(" apart {}", p.apart) } else { String::new() };
+    out.push(format!("{}[{}]{apart}", if p.wide { "i64" } else { "i32" }, axes.join(", ")));
 }
 
 fn strided(out: &mut Vec<String>, s: &Strided) {

@@ -1,8 +1,8 @@
 //! Graphs for tests: helpers that add one layer each, and random graphs.
 
 use quernel_ir::{
-    Act, Binary, Comparison, Elem, Graph, Multiplier, Op, Origin, PoolKind, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor, TensorTy,
-    Unary, Value, Window, WindowDim, infer, plain::Number,
+    Act, Binary, Comparison, Elem, Graph, Index, Multiplier, Op, Origin, PoolKind, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor,
+    TensorTy, Unary, Value, Window, WindowDim, infer, plain::Number,
 };
 
 /// SplitMix64.
@@ -92,6 +92,12 @@ impl Net {
         let data: Vec<f32> = (0..dims.iter().product()).map(|_| self.rng.real(-1.0, 1.0)).collect();
         self.g.constant("c", Tensor::f32(dims, &data))
     }
+    /// Indices, most of them within small axes.
+    pub fn indices(&mut self, dims: &[usize]) -> Value {
+        let ty = TensorTy::new(dims, if self.rng.chance(2) { Scalar::I32 } else { Scalar::I64 });
+        let data: Vec<i64> = (0..ty.count()).map(|_| self.rng.range(-6, 6)).collect();
+        self.g.constant("i", Tensor::from_ints(ty, data))
+    }
     fn act(&mut self) -> Act {
         match self.rng.below(4) {
             0 => Act::None,
@@ -164,7 +170,7 @@ impl Net {
         let xq = self.quant(x);
         let image = rank == 3 || rank == 4;
         let limit = 4000;
-        match self.rng.below(24) {
+        match self.rng.below(28) {
             0..=4 if image => {
                 let window = self.window(&dims[2..], true);
                 let c = dims[1];
@@ -331,6 +337,34 @@ impl Net {
                 }
                 let y = self.floats(&ones);
                 Some(self.op(Op::MatMul, &[x, y], Elem::F32))
+            }
+            24 if rank > 0 => {
+                let axis = self.rng.below(rank);
+                let k = 1 + self.rng.below(dims[axis]);
+                let (smallest, last) = (self.rng.chance(2), self.rng.chance(2));
+                let at = self.op(Op::TopK { axis, k, smallest, last }, &[x], Elem::I64);
+                let elem = self.g.ty(x).elem.clone();
+                Some(self.op(Op::Gather { index: Index::Elements { axis } }, &[x, at], elem))
+            }
+            25 if rank > 0 => {
+                let axis = self.rng.below(rank);
+                let index = if self.rng.chance(2) { Index::Slices { axis } } else { Index::Coordinates { batch: 0 } };
+                let shape = match index {
+                    Index::Slices { .. } => (0..self.rng.below(3)).map(|_| 1 + self.rng.below(3)).collect(),
+                    _ => vec![1 + self.rng.below(6), 1 + self.rng.below(rank)],
+                };
+                let at = self.indices(&shape);
+                let elem = self.g.ty(x).elem.clone();
+                index.picks(&dims, &shape).is_ok_and(|p| p.dims.len() <= 4).then(|| self.op(Op::Gather { index }, &[x, at], elem))
+            }
+            26 | 27 if rank > 0 => {
+                let axis = self.rng.below(rank);
+                let len: Vec<usize> = dims.iter().map(|&d| 1 + self.rng.below(d)).collect();
+                let (start, step) = (vec![0; rank], vec![1; rank]);
+                let part = self.shape_op(Op::Slice { start, step, len: len.clone() }, x);
+                let at = self.indices(&len);
+                let elem = self.g.ty(x).elem.clone();
+                Some(self.op(Op::Scatter { index: Index::Elements { axis }, reduce: None }, &[x, at, part], elem))
             }
             _ => None,
         }

@@ -96,7 +96,7 @@ pub fn slice_axis(start: i64, end: i64, step: i64, extent: usize) -> Option<(usi
 }
 
 /// A slice of one axis or several; the others stay whole.
-fn push_slice(cx: &mut NodeCx<'_>, x: Value, parts: &[(usize, usize, isize, usize)]) -> Result<Value, Diagnostic> {
+pub(super) fn push_slice(cx: &mut NodeCx<'_>, x: Value, parts: &[(usize, usize, isize, usize)]) -> Result<Value, Diagnostic> {
     let dims = cx.dims(x);
     let (mut start, mut step, mut len) = (vec![0; dims.len()], vec![1; dims.len()], dims.clone());
     for &(axis, first, by, n) in parts {
@@ -225,36 +225,9 @@ pub fn expand(cx: &mut NodeCx<'_>) -> Built {
     Ok(vec![if cx.dims(x) == dims { x } else { cx.push(Op::Expand { dims }, &[x])? }])
 }
 
-/// Constant indices: a slice each, joined.
-pub fn gather(cx: &mut NodeCx<'_>) -> Built {
-    cx.arity(2, 2)?;
-    let (x, indices) = (cx.arg(0)?, cx.arg(1)?);
-    let (dims, shape) = (cx.dims(x), cx.dims(indices));
-    let axis = cx.axis(cx.int("axis")?.unwrap_or(0), dims.len())?;
-    let picks = cx.const_ints(1)?.unwrap_or_default();
-    let mut parts: Vec<(usize, usize)> = Vec::new();
-    for p in picks {
-        let at = if p < 0 { p.saturating_add(dims[axis] as i64) } else { p };
-        let at = usize::try_from(at).ok().filter(|a| *a < dims[axis]);
-        let at = at.ok_or_else(|| cx.err(Code::ShapeMismatch, format!("gathers element {p} of {}", dims[axis])))?;
-        match parts.last_mut() {
-            Some((first, n)) if *first + *n == at => *n += 1,
-            _ => parts.push((at, 1)),
-        }
-    }
-    if parts.is_empty() {
-        return Err(cx.err(Code::ShapeMismatch, "gathers no element"));
-    }
-    if parts.len() > 64 {
-        return Err(cx.unsupported(format!("gathers {} separate runs of elements", parts.len())));
-    }
-    let slices = parts.iter().map(|&(at, n)| push_slice(cx, x, &[(axis, at, 1, n)])).collect::<Result<Vec<_>, _>>()?;
-    let joined = if let [one] = slices[..] { one } else { cx.push(Op::Concat { axis }, &slices)? };
-    let result: Vec<usize> = dims[..axis].iter().chain(&shape).chain(&dims[axis + 1..]).copied().collect();
-    if result.len() > limits::RANK {
-        return Err(cx.err(Code::LimitExceeded, format!("the result has {} axes; the limit is {}", result.len(), limits::RANK)));
-    }
-    Ok(vec![cx.reshape(joined, result)?])
+/// An attribute that names an axis.
+pub(super) fn tensor_axis(cx: &NodeCx<'_>, name: &str, default: i64, rank: usize) -> Result<usize, Diagnostic> {
+    cx.axis(cx.int(name)?.unwrap_or(default), rank)
 }
 
 fn block(cx: &NodeCx<'_>, x: Value) -> Result<(Vec<usize>, usize), Diagnostic> {

@@ -2,12 +2,16 @@
 
 pub mod attention;
 mod convs;
+mod cumulative;
 mod einsum;
 mod elementwise;
+mod indices;
 mod layout;
 mod logic;
 mod losses;
+mod masks;
 mod norms;
+mod order;
 mod padding;
 mod pools;
 mod quant;
@@ -16,6 +20,7 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod rotary;
+mod selection;
 mod signal;
 mod spatial;
 mod transposed;
@@ -72,6 +77,12 @@ impl Operator {
             "BitCast" => 26,
             "CausalConvWithState" | "LinearAttention" => 27,
             "SwiGLU" => 28,
+            "Compress" | "NonZero" | "OneHot" | "Scatter" => 9,
+            "NonMaxSuppression" | "ReverseSequence" => 10,
+            "CumSum" | "GatherElements" | "GatherND" | "ScatterElements" | "ScatterND" | "Unique" => 11,
+            "Trilu" => 14,
+            "TensorScatter" => 24,
+            "CumProd" => 26,
             _ => 1,
         }
     }
@@ -95,6 +106,8 @@ operators! {
     "Add" elementwise::add [] "";
     "AffineGrid" spatial::affine_grid ["align_corners"] "constant size";
     "And" logic::and [] "";
+    "ArgMax" order::arg_max ["axis" "keepdims" "select_last_index"] "";
+    "ArgMin" order::arg_min ["axis" "keepdims" "select_last_index"] "";
     "Asin" elementwise::asin [] "";
     "Asinh" elementwise::asinh [] "";
     "Atan" elementwise::atan [] "";
@@ -118,6 +131,7 @@ operators! {
     "CenterCropPad" spatial::center_crop_pad ["axes"] "constant shape";
     "Clip" elementwise::clip ["min" "max"] "";
     "Col2Im" spatial::col2im ["dilations" "pads" "strides"] "constant shapes";
+    "Compress" selection::compress ["axis"] "constant condition";
     "Concat" layout::concat ["axis"] "";
     "Constant" values::constant ["value" "value_float" "value_floats" "value_int" "value_ints" "value_string" "value_strings" "sparse_value"] "dense numbers";
     "ConstantOfShape" values::constant_of_shape ["value"] "constant shape";
@@ -126,6 +140,8 @@ operators! {
     "ConvTranspose" transposed::conv_transpose ["auto_pad" "dilations" "group" "kernel_shape" "output_padding" "output_shape" "pads" "strides"] "1-D to 3-D, constant weights";
     "Cos" elementwise::cos [] "";
     "Cosh" elementwise::cosh [] "";
+    "CumProd" cumulative::product ["exclusive" "reverse"] "constant axis";
+    "CumSum" cumulative::sum ["exclusive" "reverse"] "constant axis";
     "DFT" signal::dft ["axis" "inverse" "onesided"] "constant length and axis";
     "DepthToSpace" layout::depth_to_space ["blocksize" "mode"] "";
     "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "integers of up to 32 bits";
@@ -143,7 +159,9 @@ operators! {
     "Flatten" layout::flatten ["axis"] "";
     "Floor" elementwise::floor [] "";
     "GRU" recurrent::gru ["activation_alpha" "activation_beta" "activations" "clip" "direction" "hidden_size" "layout" "linear_before_reset"] "unrolled over time; sequences of one length";
-    "Gather" layout::gather ["axis"] "constant indices";
+    "Gather" indices::gather ["axis"] "computed indices are clamped";
+    "GatherElements" indices::gather_elements ["axis"] "computed indices are clamped";
+    "GatherND" indices::gather_nd ["batch_dims"] "computed indices are clamped";
     "Gelu" elementwise::gelu ["approximate"] "";
     "Gemm" convs::gemm ["alpha" "beta" "transA" "transB"] "";
     "GlobalAveragePool" pools::global_average [] "";
@@ -156,6 +174,7 @@ operators! {
     "HannWindow" signal::hann ["output_datatype" "periodic"] "constant size";
     "HardSigmoid" elementwise::hard_sigmoid ["alpha" "beta"] "";
     "HardSwish" elementwise::hard_swish [] "";
+    "Hardmax" masks::hardmax ["axis"] "";
     "Identity" values::identity [] "";
     "InstanceNormalization" norms::instance ["epsilon"] "";
     "IsInf" logic::is_inf ["detect_negative" "detect_positive"] "";
@@ -184,7 +203,10 @@ operators! {
     "Mul" elementwise::mul [] "";
     "Neg" elementwise::neg [] "";
     "NegativeLogLikelihoodLoss" losses::negative_log_likelihood ["ignore_index" "reduction"] "";
+    "NonMaxSuppression" selection::non_max_suppression ["center_point_box"] "constant operands";
+    "NonZero" selection::non_zero [] "constant operand";
     "Not" logic::not [] "";
+    "OneHot" masks::one_hot ["axis"] "constant depth";
     "Or" logic::or [] "";
     "PRelu" elementwise::prelu [] "";
     "Pad" padding::pad ["mode" "pads" "value"] "constant pads";
@@ -207,14 +229,19 @@ operators! {
     "ReduceMax" reduce::max ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceMean" reduce::mean ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceMin" reduce::min ["axes" "keepdims" "noop_with_empty_axes"] "";
+    "ReduceProd" reduce::prod ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceSum" reduce::sum ["axes" "keepdims" "noop_with_empty_axes"] "";
     "ReduceSumSquare" reduce::sum_square ["axes" "keepdims" "noop_with_empty_axes"] "";
     "Relu" elementwise::relu [] "";
     "Reshape" layout::reshape ["allowzero"] "constant shape";
     "Resize" resize::resize ["antialias" "axes" "coordinate_transformation_mode" "cubic_coeff_a" "exclude_outside" "extrapolation_value" "keep_aspect_ratio_policy" "mode" "nearest_mode"] "";
+    "ReverseSequence" indices::reverse_sequence ["batch_axis" "time_axis"] "lengths are clamped";
     "RotaryEmbedding" rotary::rotary_embedding ["interleaved" "num_heads" "rotary_embedding_dim"] "";
     "Round" elementwise::round [] "";
     "STFT" signal::stft ["onesided"] "constant window";
+    "Scatter" indices::scatter_elements ["axis"] "computed indices are clamped";
+    "ScatterElements" indices::scatter_elements ["axis" "reduction"] "computed indices are clamped";
+    "ScatterND" indices::scatter_nd ["reduction"] "computed indices are clamped";
     "Selu" elementwise::selu ["alpha" "gamma"] "";
     "Shape" values::shape ["start" "end"] "";
     "Shrink" elementwise::shrink ["bias" "lambd"] "";
@@ -238,8 +265,13 @@ operators! {
     "Swish" elementwise::swish ["alpha"] "";
     "Tan" elementwise::tan [] "";
     "Tanh" elementwise::tanh [] "";
+    "TensorScatter" indices::tensor_scatter ["axis" "mode"] "computed places are clamped";
     "ThresholdedRelu" elementwise::thresholded_relu ["alpha"] "";
+    "Tile" indices::tile [] "constant repeats";
+    "TopK" order::top_k ["axis" "k" "largest" "sorted"] "constant k";
     "Transpose" layout::transpose ["perm"] "";
+    "Trilu" masks::trilu ["upper"] "";
+    "Unique" selection::unique ["axis" "sorted"] "constant operand";
     "Unsqueeze" layout::unsqueeze ["axes"] "";
     "Upsample" resize::upsample ["mode" "scales"] "";
     "Where" logic::choose [] "";
@@ -277,22 +309,30 @@ impl Operator {
     pub(crate) fn takes_integers(&self) -> bool {
         let quantized = self.name.starts_with('Q') || self.name.ends_with("Integer") || self.name == "DequantizeLinear";
         let moves = [
+            "ArgMax",
+            "ArgMin",
+            "Compress",
             "Concat",
             "DepthToSpace",
             "Dropout",
             "Expand",
             "Flatten",
             "Gather",
+            "GatherElements",
+            "GatherND",
             "Identity",
             "MaxPool",
             "Pad",
             "Reshape",
+            "ReverseSequence",
             "Shape",
             "Size",
             "Slice",
             "SpaceToDepth",
             "Split",
             "Squeeze",
+            "Tile",
+            "TopK",
             "Transpose",
             "Unsqueeze",
         ];

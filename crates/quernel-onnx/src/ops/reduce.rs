@@ -4,7 +4,7 @@ use crate::{
     compose::Made,
     node::{Built, NodeCx},
 };
-use quernel_ir::{Binary, Diagnostic, Op, ReduceKind, Unary, Value};
+use quernel_ir::{Binary, Diagnostic, Op, ReduceKind, Scalar, Tensor, TensorTy, Unary, Value};
 
 /// The operand, its axes (`None` where nothing is reduced), and whether they stay.
 fn operands(cx: &NodeCx<'_>) -> Result<(Value, Option<Vec<usize>>, bool), Diagnostic> {
@@ -34,8 +34,18 @@ fn plain(cx: &mut NodeCx<'_>, kind: ReduceKind) -> Built {
     reduce(cx, kind, |_, x| Ok(x))
 }
 
+/// Of integers the quotient is truncated.
 pub fn mean(cx: &mut NodeCx<'_>) -> Built {
-    plain(cx, ReduceKind::Mean)
+    cx.arity(1, 2)?;
+    let x = cx.arg(0)?;
+    let ty = cx.g.ty(x).clone();
+    if !ty.elem.scalar().is_some_and(Scalar::is_integer) {
+        return plain(cx, ReduceKind::Mean);
+    }
+    let sum = sum(cx)?[0];
+    let n = ty.count() / cx.g.ty(sum).count().max(1);
+    let n = cx.g.constant("count", Tensor::from_ints(TensorTy::new([], ty.elem), [n as i64]));
+    Ok(vec![cx.push(Op::Binary(Binary::Div), &[sum, n])?])
 }
 pub fn sum(cx: &mut NodeCx<'_>) -> Built {
     plain(cx, ReduceKind::Sum)
@@ -49,20 +59,44 @@ pub fn min(cx: &mut NodeCx<'_>) -> Built {
 pub fn sum_square(cx: &mut NodeCx<'_>) -> Built {
     reduce(cx, ReduceKind::Sum, |cx, x| cx.push(Op::Binary(Binary::Mul), &[x, x]))
 }
+/// Of integers: computed in floats of type `by`, and truncated.
+fn in_floats(cx: &mut NodeCx<'_>, by: Scalar, build: fn(&mut NodeCx<'_>) -> Built) -> Built {
+    cx.arity(1, 2)?;
+    let x = cx.arg(0)?;
+    let Some(own) = cx.g.ty(x).elem.scalar().filter(|s| s.is_integer()) else { return build(cx) };
+    cx.inputs[0] = Some(cx.cast(x, by)?);
+    let y = build(cx)?[0];
+    Ok(vec![cx.cast(y, own)?])
+}
 pub fn l2(cx: &mut NodeCx<'_>) -> Built {
-    let sum = sum_square(cx)?;
-    Ok(vec![cx.push(Op::Unary(Unary::Sqrt), &sum)?])
+    in_floats(cx, Scalar::F64, |cx| {
+        let sum = sum_square(cx)?;
+        Ok(vec![cx.push(Op::Unary(Unary::Sqrt), &sum)?])
+    })
+}
+pub fn prod(cx: &mut NodeCx<'_>) -> Built {
+    plain(cx, ReduceKind::Prod)
 }
 /// The sum of magnitudes.
 pub fn l1(cx: &mut NodeCx<'_>) -> Built {
-    reduce(cx, ReduceKind::Sum, |cx, x| cx.unary(Unary::Abs, x))
+    reduce(cx, ReduceKind::Sum, |cx, x| {
+        let Some(s) = cx.g.ty(x).elem.scalar().filter(|s| s.is_integer()) else { return cx.unary(Unary::Abs, x) };
+        let zero = cx.number(0, s);
+        let negative = cx.push(Op::Binary(Binary::Sub), &[zero, x])?;
+        if s.is_signed() { cx.push(Op::Binary(Binary::Max), &[x, negative]) } else { Ok(x) }
+    })
 }
 pub fn log_sum(cx: &mut NodeCx<'_>) -> Built {
-    let sum = sum(cx)?;
-    Ok(vec![cx.unary(Unary::Log, sum[0])?])
+    in_floats(cx, Scalar::F32, |cx| {
+        let sum = sum(cx)?;
+        Ok(vec![cx.unary(Unary::Log, sum[0])?])
+    })
 }
 /// `max + ln(sum(exp(x - max)))`, with a finite number in the place of the largest.
 pub fn log_sum_exp(cx: &mut NodeCx<'_>) -> Built {
+    in_floats(cx, Scalar::F32, log_sum_exp_of_floats)
+}
+fn log_sum_exp_of_floats(cx: &mut NodeCx<'_>) -> Built {
     let (x, axes, keep) = operands(cx)?;
     let Some(axes) = axes else {
         return Ok(vec![x]);

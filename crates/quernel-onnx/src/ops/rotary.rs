@@ -1,6 +1,6 @@
 //! What stands beside attention in language models: rotary positions, linear attention, causal convolutions, gated units.
 
-use super::layout;
+use super::indices;
 use crate::{
     compose::Made,
     limits,
@@ -33,7 +33,7 @@ pub fn rotary_embedding(cx: &mut NodeCx<'_>) -> Built {
     for a in &mut angle {
         if let Some(ids) = cx.optional(3) {
             let inputs = std::mem::replace(&mut cx.inputs, vec![Some(*a), Some(ids)]);
-            let gathered = layout::gather(cx);
+            let gathered = indices::gather(cx);
             cx.inputs = inputs;
             *a = gathered?[0];
         }
