@@ -1,7 +1,7 @@
 //! Short names for the operators that compositions are written in. All of them compute on floats or move elements.
 
 use crate::node::NodeCx;
-use quernel_ir::{Act, Binary, Code, Diagnostic, Multiplier, Op, ReduceKind, Tensor, Unary, Value};
+use quernel_ir::{Act, Binary, Code, Comparison, Diagnostic, Multiplier, Op, ReduceKind, Scalar, Tensor, Unary, Value};
 
 pub type Made = Result<Value, Diagnostic>;
 
@@ -68,6 +68,15 @@ impl NodeCx<'_> {
         let log = self.unary(Unary::Log, x)?;
         let scaled = self.times(log, p)?;
         self.unary(Unary::Exp, scaled)
+    }
+    /// Where `a < b`.
+    pub fn less(&mut self, a: Value, b: Value) -> Made {
+        self.push_as(Op::Compare(Comparison::Less), &[a, b], Scalar::Bool.into())
+    }
+    /// `a` where the condition holds, else `b`.
+    pub fn select(&mut self, condition: Value, a: Value, b: Value) -> Made {
+        let elem = self.g.ty(a).elem.clone();
+        self.push_as(Op::Select, &[condition, a, b], elem)
     }
     pub fn square(&mut self, x: Value) -> Made {
         self.mul(x, x)

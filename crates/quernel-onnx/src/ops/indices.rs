@@ -48,16 +48,20 @@ pub(super) fn counting(cx: &mut NodeCx<'_>, dims: &[usize], each: impl Fn(usize)
     Ok(cx.g.constant("indices", Tensor::from_ints(ty, (0..n).map(each))))
 }
 
-/// Slices of an axis. Few runs of constant indices become slices, joined.
 pub fn gather(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(2, 2)?;
     let (x, i) = (cx.arg(0)?, cx.arg(1)?);
+    let axis = cx.axis(cx.int("axis")?.unwrap_or(0), cx.dims(x).len())?;
+    Ok(vec![slices(cx, x, i, axis)?])
+}
+
+/// Slices of an axis. Few runs of constant indices become slices, joined.
+pub fn slices(cx: &mut NodeCx<'_>, x: Value, i: Value, axis: usize) -> Result<Value, Diagnostic> {
     let (dims, shape) = (cx.dims(x), cx.dims(i));
-    let axis = cx.axis(cx.int("axis")?.unwrap_or(0), dims.len())?;
     let i = indices(cx, i, &dims[axis..=axis])?;
     let runs = constant(cx, i)?.and_then(|picks| runs(&picks, dims[axis]));
     let Some(runs) = runs else {
-        return Ok(vec![cx.push(Op::Gather { index: Index::Slices { axis } }, &[x, i])?]);
+        return cx.push(Op::Gather { index: Index::Slices { axis } }, &[x, i]);
     };
     if runs.is_empty() {
         return Err(cx.err(Code::ShapeMismatch, "gathers no element"));
@@ -68,7 +72,7 @@ pub fn gather(cx: &mut NodeCx<'_>) -> Built {
     if result.len() > limits::RANK {
         return Err(cx.err(Code::LimitExceeded, format!("the result has {} axes; the limit is {}", result.len(), limits::RANK)));
     }
-    Ok(vec![cx.reshape(joined, result)?])
+    cx.reshape(joined, result)
 }
 
 /// First element and length of every run of neighbours; `None` when there are many.

@@ -5,6 +5,7 @@ mod convs;
 mod cumulative;
 mod einsum;
 mod elementwise;
+mod grid;
 mod indices;
 mod layout;
 mod logic;
@@ -24,6 +25,7 @@ mod selection;
 mod signal;
 mod spatial;
 mod transposed;
+mod unpool;
 mod values;
 mod volumes;
 
@@ -54,35 +56,46 @@ impl Operator {
             "Acosh"
             | "Asinh"
             | "Atanh"
+            | "Compress"
             | "ConstantOfShape"
             | "Cosh"
             | "Erf"
             | "EyeLike"
             | "IsNaN"
+            | "MaxUnpool"
             | "MeanVarianceNormalization"
+            | "NonZero"
+            | "OneHot"
+            | "Scatter"
             | "Shrink"
             | "Sign"
             | "Sinh"
             | "Where" => 9,
-            "ThresholdedRelu" => 10,
-            "BitShift" | "Det" | "DynamicQuantizeLinear" | "Range" | "Round" => 11,
+            "NonMaxSuppression" | "ReverseSequence" | "RoiAlign" | "ThresholdedRelu" => 10,
+            "BitShift"
+            | "CumSum"
+            | "Det"
+            | "DynamicQuantizeLinear"
+            | "GatherElements"
+            | "GatherND"
+            | "Range"
+            | "Round"
+            | "ScatterElements"
+            | "ScatterND"
+            | "Unique" => 11,
             "Celu" | "Einsum" | "GreaterOrEqual" | "LessOrEqual" | "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => 12,
-            "HardSwish" => 14,
+            "HardSwish" | "Trilu" => 14,
             "Bernoulli" | "CastLike" => 15,
+            "GridSample" => 16,
             "BlackmanWindow" | "DFT" | "HammingWindow" | "HannWindow" | "LayerNormalization" | "MelWeightMatrix" | "STFT" => 17,
             "BitwiseAnd" | "BitwiseNot" | "BitwiseOr" | "BitwiseXor" | "CenterCropPad" | "Col2Im" | "GroupNormalization" | "Mish" => 18,
+            "DeformConv" => 19,
             "AffineGrid" | "Gelu" => 20,
             "Attention" | "RMSNormalization" | "RotaryEmbedding" => 23,
-            "Swish" => 24,
-            "BitCast" => 26,
+            "Swish" | "TensorScatter" => 24,
+            "BitCast" | "CumProd" => 26,
             "CausalConvWithState" | "LinearAttention" => 27,
             "SwiGLU" => 28,
-            "Compress" | "NonZero" | "OneHot" | "Scatter" => 9,
-            "NonMaxSuppression" | "ReverseSequence" => 10,
-            "CumSum" | "GatherElements" | "GatherND" | "ScatterElements" | "ScatterND" | "Unique" => 11,
-            "Trilu" => 14,
-            "TensorScatter" => 24,
-            "CumProd" => 26,
             _ => 1,
         }
     }
@@ -143,6 +156,7 @@ operators! {
     "CumProd" cumulative::product ["exclusive" "reverse"] "constant axis";
     "CumSum" cumulative::sum ["exclusive" "reverse"] "constant axis";
     "DFT" signal::dft ["axis" "inverse" "onesided"] "constant length and axis";
+    "DeformConv" grid::deform_conv ["dilations" "group" "kernel_shape" "offset_group" "pads" "strides"] "2-D";
     "DepthToSpace" layout::depth_to_space ["blocksize" "mode"] "";
     "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "integers of up to 32 bits";
     "Det" spatial::determinant [] "up to 16 rows";
@@ -169,6 +183,7 @@ operators! {
     "GlobalMaxPool" pools::global_max [] "";
     "Greater" logic::greater [] "";
     "GreaterOrEqual" logic::greater_or_equal [] "";
+    "GridSample" grid::grid_sample ["align_corners" "mode" "padding_mode"] "1-D to 3-D";
     "GroupNormalization" norms::group ["epsilon" "num_groups" "stash_type"] "";
     "HammingWindow" signal::hamming ["output_datatype" "periodic"] "constant size";
     "HannWindow" signal::hann ["output_datatype" "periodic"] "constant size";
@@ -193,7 +208,8 @@ operators! {
     "MatMul" convs::matmul [] "";
     "MatMulInteger" quant::matmul_integer [] "sums as floats, exact up to 2^24";
     "Max" elementwise::max [] "";
-    "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "1-D to 3-D, first result";
+    "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "1-D to 3-D";
+    "MaxUnpool" unpool::max_unpool ["kernel_shape" "pads" "strides"] "constant shape";
     "Mean" elementwise::mean [] "";
     "MeanVarianceNormalization" norms::mean_variance ["axes"] "";
     "MelWeightMatrix" signal::mel_weights ["output_datatype"] "constant operands";
@@ -236,6 +252,7 @@ operators! {
     "Reshape" layout::reshape ["allowzero"] "constant shape";
     "Resize" resize::resize ["antialias" "axes" "coordinate_transformation_mode" "cubic_coeff_a" "exclude_outside" "extrapolation_value" "keep_aspect_ratio_policy" "mode" "nearest_mode"] "";
     "ReverseSequence" indices::reverse_sequence ["batch_axis" "time_axis"] "lengths are clamped";
+    "RoiAlign" grid::roi_align ["coordinate_transformation_mode" "mode" "output_height" "output_width" "sampling_ratio" "spatial_scale"] "a number of samples";
     "RotaryEmbedding" rotary::rotary_embedding ["interleaved" "num_heads" "rotary_embedding_dim"] "";
     "Round" elementwise::round [] "";
     "STFT" signal::stft ["onesided"] "constant window";

@@ -1,6 +1,6 @@
 //! Pooling over windows and over whole images.
 
-use super::{convs::window, volumes};
+use super::{convs::window, unpool, volumes};
 use crate::{
     compose::Made,
     node::{Built, NodeCx},
@@ -40,7 +40,10 @@ fn pool_window(cx: &NodeCx<'_>) -> Result<(Window, Vec<usize>), Diagnostic> {
 pub fn max(cx: &mut NodeCx<'_>) -> Built {
     let (window, _) = pool_window(cx)?;
     let x = cx.arg(0)?;
-    Ok(vec![volumes::pool(cx, x, PoolKind::Max, window)?])
+    let columns_first = cx.flag("storage_order", false)?;
+    let places = if cx.wants(1) { Some(unpool::places(cx, x, &window, columns_first)?) } else { None };
+    let y = volumes::pool(cx, x, PoolKind::Max, window)?;
+    Ok([Some(y), places].into_iter().flatten().collect())
 }
 
 pub fn average(cx: &mut NodeCx<'_>) -> Built {

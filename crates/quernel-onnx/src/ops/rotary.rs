@@ -32,10 +32,7 @@ pub fn rotary_embedding(cx: &mut NodeCx<'_>) -> Built {
     per_place[length_axis] = shape[length_axis];
     for a in &mut angle {
         if let Some(ids) = cx.optional(3) {
-            let inputs = std::mem::replace(&mut cx.inputs, vec![Some(*a), Some(ids)]);
-            let gathered = indices::gather(cx);
-            cx.inputs = inputs;
-            *a = gathered?[0];
+            *a = indices::slices(cx, *a, ids, 0)?;
         }
         if cx.dims(*a) != [shape[0], shape[length_axis], half] {
             return Err(cx.misfit(format!("a cache of dimensions {:?} for {half} pairs", cx.dims(*a))));
