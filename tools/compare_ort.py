@@ -1,49 +1,89 @@
 #!/usr/bin/env python3
 """Runs ONNX models in ONNX Runtime and in Quernel on the same inputs and says how far they agree.
 
-    python tools/compare_ort.py [--inputs X.npz] [--rows N] [--quernel PATH] [--compile-args ..] MODEL..
+    python tools/compare_ort.py [--nodes] [--inputs X.npz] [--rows N] [--quernel PATH] [--pass ..] MODEL..
+    python tools/compare_ort.py --suite [--full] [--models FOLDER]
 
-Needs the packages onnxruntime and numpy. Inputs are arrays named like the graph's inputs, axis 0 counting samples; without
-a file they are normal noise. One line per model and output: signal to noise, share of samples with the same largest
-element, share of elements that are equal, the largest difference, and the same largest difference in steps of the output
-(the smallest difference between two of ONNX Runtime's values), for outputs of a DequantizeLinear.
+Needs the packages onnx, onnxruntime and numpy; `cargo xtask ort` makes an environment that has them. Inputs are arrays named
+like the graph's inputs, axis 0 counting samples; without a file they are normal noise.
+
+One line per model and output: signal to noise, share of samples with the same largest element, share of elements that are
+equal, the largest difference, and the same largest difference in steps of the output (the smallest difference between two
+of ONNX Runtime's values), for outputs of a DequantizeLinear.
+
+With --nodes every operator between two integer tensors is compared alone, on what ONNX Runtime feeds it: one line per kind of
+operator. Those of EQUAL have to give the same bytes, others integers at most 1 apart.
+
+The suite is what the project promises: models of fixtures/, exports of its own, and models of a folder.
 """
 
 import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
+import onnx
+from ort_nodes import Cuts, session
 
-KINDS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
-
-
-def noise(inputs, rows):
-    rng = np.random.default_rng(0)
-    shape = lambda i: [d if isinstance(d, int) else 1 for d in i.shape][1:]
-    return {i.name: rng.standard_normal([rows, *shape(i)]).astype(np.float32) for i in inputs}
+ROOT = Path(__file__).resolve().parent.parent
+# Exact integer sums, rounded once as ONNX Runtime rounds them; and a rounding of floats.
+EQUAL = {"QLinearConv", "QLinearMatMul", "QGemm", "QuantizeLinear"}
 
 
-def session(path, optimized):
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+@dataclass
+class Case:
+    """What is compared, and the least agreement."""
+
+    model: Path
+    inputs: Path | None = None
+    array: str | None = None
+    transform: object = staticmethod(lambda x: x)
+    rows: int = 16
+    nodes: bool = True
+    least_db: float = 0.0
+    least_top: float = 0.0
+    optimized: bool = True
+    extra: list = field(default_factory=list)
 
 
-def expected(model, arrays, optimized):
-    runner = session(model, optimized)
+class Quernel:
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, command, model, *arguments):
+        line = [self.path, command, str(model), *map(str, arguments)]
+        ran = subprocess.run(line, capture_output=True, text=True)
+        if ran.returncode != 0:
+            raise RuntimeError(ran.stderr.strip())
+
+    def run(self, model, arrays, *arguments):
+        with tempfile.TemporaryDirectory() as folder:
+            given, made = Path(folder) / "in.npz", Path(folder) / "out.npz"
+            np.savez(given, **arrays)
+            self("run", model, "--input", given, "-o", made, *arguments)
+            return dict(np.load(made))
+
+
+def shapes(runner):
+    return {i.name: [d if isinstance(d, int) else 1 for d in i.shape] for i in runner.get_inputs()}
+
+
+def arrays_for(case, runner):
+    wanted = shapes(runner)
+    if case.inputs is None:
+        rng = np.random.default_rng(0)
+        return {n: rng.standard_normal([case.rows, *s[1:]]).astype(np.float32) for n, s in wanted.items()}
+    held = np.load(case.inputs)
+    names = {n: case.array or n for n in wanted}
+    return {n: np.asarray(case.transform(held[a][: case.rows].astype(np.float32)), np.float32) for n, a in names.items()}
+
+
+def feeds_of(arrays, wanted):
     rows = len(next(iter(arrays.values())))
-    shapes = {i.name: [d if isinstance(d, int) else 1 for d in i.shape] for i in runner.get_inputs()}
-    outs = []
-    for r in range(rows):
-        feed = {n: arrays[n][r].reshape(shapes[n]) for n in shapes}
-        outs.append(runner.run(None, feed))
-    return {o.name: np.stack([out[k] for out in outs]) for k, o in enumerate(runner.get_outputs())}
+    return [{n: arrays[n][r].reshape(s) for n, s in wanted.items()} for r in range(rows)]
 
 
 def compare(name, want, got):
@@ -61,39 +101,163 @@ def compare(name, want, got):
     return sqnr, top
 
 
+def whole(case, quernel):
+    runner = session(case.model, case.optimized)
+    arrays = arrays_for(case, runner)
+    outs = [runner.run(None, feed) for feed in feeds_of(arrays, shapes(runner))]
+    got = quernel.run(case.model, arrays, *case.extra)
+    sound = True
+    for k, output in enumerate(runner.get_outputs()):
+        sqnr, top = compare(output.name, np.stack([out[k] for out in outs]), got[output.name])
+        sound &= sqnr >= case.least_db and top >= case.least_top
+    return sound
+
+
+def by_nodes(case, quernel):
+    model = onnx.load(case.model)
+    cuts = Cuts(model)
+    arrays = arrays_for(case, cuts.session)
+    wanted = shapes(cuts.session)
+    values = cuts.values(feeds_of(arrays, wanted)) | {n: np.stack([f[n] for f in feeds_of(arrays, wanted)]) for n in wanted}
+    found = {}
+    for cut in cuts.cuts:
+        part, inputs = cuts.model_of(cut, values)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "cut.onnx"
+            onnx.save(part, path)
+            # A model takes one sample: where axis 0 has extent 1 it counts them.
+            stacked = {n: a.reshape(len(a), *(a.shape[2:] if a.shape[1:2] == (1,) and a.ndim > 2 else a.shape[1:])) for n, a in inputs.items()}
+            got = quernel.run(path, stacked)[cut.name]
+        want = values[cut.name]
+        if cuts.is_integer(cut.name):
+            # Quernel's runner hands out the numbers that integers stand for.
+            scale, zero = cuts.scale(cut.name)
+            got = np.rint(got.astype(np.float64) / scale) + zero
+        got, want = got.reshape(len(got), -1).astype(np.float64), want.reshape(len(want), -1).astype(np.float64)
+        if cuts.is_integer(cut.name):
+            off = np.abs(got - want)
+        else:
+            # In units of 1e-5 of the largest number, or of the step of what was rounded.
+            step = 1e-5 * max(np.abs(want).max(), 1e-30)
+            if cut.nodes[-1].op_type == "DequantizeLinear":
+                step = float(np.max(cuts.constant(cut.nodes[-1].input[1])))
+            off = np.where(np.abs(got - want) <= 1e-6 * np.abs(want).max(), 0, np.abs(got - want) / step)
+        kind = cut.operator()
+        count, elements, differ, most = found.get(kind, (0, 0, 0, 0.0))
+        found[kind] = (count + 1, elements + off.size, differ + int((off > 1e-3).sum()), max(most, float(off.max(initial=0))))
+    sound = True
+    for kind, (count, elements, differ, most) in found.items():
+        allowed = 0 if kind in EQUAL else 1.001
+        fits = most <= allowed
+        sound &= fits
+        verdict = "" if fits else "   <-- beyond what is promised"
+        print(f"  {count:3} x {kind}: {differ} of {elements} elements differ ({100 * differ / max(elements, 1):.4f} %), by at most {most:.3g}{verdict}")
+    return sound
+
+
+def judge(case, quernel):
+    print(f"{case.model}: {case.rows} samples")
+    try:
+        sound = whole(case, quernel)
+        if case.nodes:
+            sound &= by_nodes(case, quernel)
+    except Exception as e:
+        print("  " + str(e).replace("\n", "\n  "))
+        sound = False
+    if not sound:
+        print("  FAILED")
+    return sound
+
+
+def fixtures():
+    """Models of this repository that arrive quantized, node by node on their own samples."""
+    for path in sorted((ROOT / "fixtures/quantized").glob("*.onnx")):
+        # Kinds of operands that ONNX Runtime does not take, or computes with another meaning.
+        if path.stem in SKIPPED:
+            continue
+        yield Case(path, path.with_suffix(".npz"), optimized=False, nodes=not path.stem.startswith("float_"))
+
+
+# Fixtures that the comparison leaves out, and why.
+SKIPPED = {}
+
+
+def exported(quernel, folder, full, models):
+    """Networks that Quernel quantized and wrote as ONNX."""
+    digits = ROOT / "fixtures/digits_calib.npz"
+    made = [(ROOT / "fixtures/digits.onnx", digits, [], Case(Path("digits"), ROOT / "fixtures/digits_test.npz", rows=64, least_db=40))]
+    if models:
+        cifar = models / "cifar10_resnet8/cifar10_4000.npz"
+        kws = models / "kws_dscnn/kws_500.npz"
+        mnist = models / "mnist/mnist_train_20000.npz"
+        rows = 500 if full else 16
+        chw = lambda x: x.transpose(0, 3, 1, 2)
+        centred = lambda x: ((x - 83) * np.float32(0.5847029)).astype(np.float32)
+        made += [
+            (models / "cifar10_resnet8/ic_resnet8_fp32.onnx", cifar, ["--array", "input_1=x", "--channels-last", "--rows", "0..256"],
+             Case(Path("resnet8"), cifar, "x", chw, rows, least_db=40)),
+            (models / "kws_dscnn/kws_dscnn_float.onnx", kws, ["--array", "input_1=x", "--subtract", "83", "--multiply", "0.5847029", "--rows", "0..100"],
+             Case(Path("kws"), kws, "x", centred, rows, least_db=40)),
+            (models / "mnist/mnist_cntk_op8.onnx", mnist, ["--array", "Input3=x", "--rows", "0..256"],
+             Case(Path("mnist"), models / "mnist/mnist_test_5000.npz", "x", lambda x: x[:, None], rows, least_db=40)),
+        ]  # fmt: skip
+    for model, samples, options, case in made:
+        case.model = Path(folder) / f"{case.model}.qdq.onnx"
+        quernel("export", model, "--calibrate", samples, *options, "-o", case.model)
+        onnx.checker.check_model(str(case.model), full_check=True)
+        case.optimized = False
+        yield case
+
+
+def real(models, full):
+    """Files of other tools, on data where there is some."""
+    rows = 1000 if full else 8
+    for path in sorted((models / "micro_kws").glob("*q*.onnx")):
+        yield Case(path, rows=rows)
+    centred = lambda x: ((x - 83) * np.float32(0.5847029)).astype(np.float32)
+    more = 500 if full else 32
+    yield Case(models / "kws_dscnn/kws_dscnn_qdq_int8.onnx", models / "kws_dscnn/kws_500.npz", "x", centred, more, least_top=99.8 if full else 96)
+    yield Case(models / "cifar10_resnet8/ic_resnet8_qdq_int8.onnx", models / "cifar10_resnet8/cifar10_4000.npz", "x", rows=4000 if full else 32, least_top=99.8 if full else 96, nodes=not full)
+    if full:
+        yield Case(models / "cifar10_resnet8/ic_resnet8_qdq_int8.onnx", models / "cifar10_resnet8/cifar10_4000.npz", "x", rows=64)
+    for name in ["vww_mobilenet/vww_mobilenetv1_025_qdq_int8.onnx", "ad_autoencoder/ad_autoencoder_qdq_int8.onnx"]:
+        yield Case(models / name, rows=64 if full else 4)
+
+
+def suite(args, quernel):
+    sound = True
+    models = Path(args.models) if args.models and Path(args.models).is_dir() else None
+    if models is None:
+        print("SKIPPED: models of other tools; set QUERNEL_MODELS to their folder")
+    with tempfile.TemporaryDirectory() as folder:
+        for case in [*fixtures(), *exported(quernel, folder, args.full, models), *(real(models, args.full) if models else [])]:
+            sound &= judge(case, quernel)
+    return sound
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
+    parser.add_argument("onnx", nargs="*", type=Path, metavar="MODEL")
+    parser.add_argument("--suite", action="store_true", help="everything the project promises, on few samples")
+    parser.add_argument("--full", action="store_true", help="the suite on all samples")
+    parser.add_argument("--models", help="folder of real models, for the suite")
+    parser.add_argument("--nodes", action="store_true", help="also operator by operator")
     parser.add_argument("--inputs", type=Path, help="sample arrays (.npz)")
     parser.add_argument("--rows", type=int, default=16, help="how many samples")
-    parser.add_argument("--quernel", default=str(Path(__file__).parent.parent / "target/release/quernel"))
+    parser.add_argument("--quernel", default=str(ROOT / "target/release/quernel"))
     parser.add_argument("--unoptimized", action="store_true", help="ONNX Runtime runs the graph as it is written")
     parser.add_argument("--least-db", type=float, default=0.0, help="fail below this signal to noise")
     parser.add_argument("--least-top", type=float, default=0.0, help="fail below this share of equal largest elements, in percent")
     parser.add_argument("--pass", dest="extra", nargs="*", default=[], help="more arguments for quernel, without the dashes")
     args = parser.parse_args()
-    failed = False
-    for model in args.models:
-        inputs = session(model, False).get_inputs()
-        if args.inputs:
-            arrays = {n: a[: args.rows].astype(np.float32) for n, a in np.load(args.inputs).items() if n in {i.name for i in inputs}}
-        else:
-            arrays = noise(inputs, args.rows)
-        print(model)
-        with tempfile.TemporaryDirectory() as folder:
-            given, made = Path(folder) / "in.npz", Path(folder) / "out.npz"
-            np.savez(given, **arrays)
-            command = [args.quernel, "run", str(model), "--input", str(given), "-o", str(made), *(f"--{e}" for e in args.extra)]
-            ran = subprocess.run(command, capture_output=True, text=True)
-            if ran.returncode != 0:
-                print("  " + ran.stderr.strip().replace("\n", "\n  "))
-                failed = True
-                continue
-            got = dict(np.load(made))
-        for name, want in expected(model, arrays, not args.unoptimized).items():
-            sqnr, top = compare(name, want, got[name])
-            failed |= sqnr < args.least_db or top < args.least_top
-    sys.exit(failed)
+    quernel = Quernel(args.quernel)
+    sound = suite(args, quernel) if args.suite else True
+    for model in args.onnx:
+        extra = [f"--{e}" for e in args.extra]
+        case = Case(model, args.inputs, None, rows=args.rows, nodes=args.nodes, least_db=args.least_db, least_top=args.least_top)
+        case.optimized, case.extra = not args.unoptimized, extra
+        sound &= judge(case, quernel)
+    sys.exit(not sound)
 
 
 if __name__ == "__main__":

@@ -95,24 +95,16 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
 fn dump(home: &Path) -> Result<(), String> {
     let script = crate::root().join("xtask/src/conformance.py");
     let source = fs::read_to_string(&script).map_err(|e| e.to_string())?;
-    let (venv, cases, stamp) = (home.join("venv"), home.join("cases"), home.join("stamp"));
+    let (cases, stamp) = (home.join("cases"), home.join("stamp"));
     let wanted = format!("{}\n{source}", PACKAGES.join(" "));
     if fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
         return Ok(());
     }
-    fs::create_dir_all(home).map_err(|e| e.to_string())?;
-    let step = |program: &Path, arguments: &[&str]| -> Result<(), String> {
-        let mut command = Command::new(program);
-        command.args(arguments).env("PYTHONWARNINGS", "ignore").stdout(Stdio::null());
-        crate::succeed(command, &format!("{} {}", program.display(), arguments.join(" ")))
-    };
-    step(Path::new("python3"), &["-m", "venv", &venv.to_string_lossy()])?;
-    let python = venv.join("bin/python");
-    step(&python, &[&["-m", "pip", "install", "-q", "--retries", "1", "--timeout", "20"][..], &PACKAGES[..]].concat())?;
+    let python = crate::python::environment(home, &PACKAGES)?;
     if cases.exists() {
         fs::remove_dir_all(&cases).map_err(|e| e.to_string())?;
     }
-    step(&python, &[&script.to_string_lossy(), &cases.to_string_lossy()])?;
+    crate::python::step(&python, &[&script.to_string_lossy(), &cases.to_string_lossy()])?;
     fs::write(stamp, wanted).map_err(|e| e.to_string())
 }
 

@@ -8,7 +8,9 @@ mod check;
 mod conformance;
 mod docs;
 mod figures;
+mod ort;
 mod proto;
+mod python;
 mod quantization;
 mod targets;
 
@@ -38,7 +40,13 @@ const COMMANDS: &[(&str, &str, Run)] = &[
         "runs whole networks on every target, emulated, and compares their hashes with the interpreter's",
         targets::run,
     ),
+    (
+        "ort [--check] [--full]",
+        "compares models that arrive or leave quantized with ONNX Runtime; --check passes where there is no package index",
+        ort::run,
+    ),
     ("proto [--check]", "makes the Rust form of the ONNX messages from their description", proto::run),
+    ("qat", "trains the digits network at few bits on its exported form and says what that gains", ort::qat),
 ];
 
 fn main() -> ExitCode {

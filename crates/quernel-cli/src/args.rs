@@ -26,6 +26,8 @@ pub enum ErrorFormat {
 pub enum Command {
     /// Compile a model to an object file, a C header and a report.
     Compile(Compile),
+    /// Write the quantized network as an ONNX model that other runtimes read.
+    Export(Export),
     /// Measure activation ranges on samples and write them as ranges.json.
     Calibrate(Calibrate),
     /// Show what a model, a ranges file or a text IR file holds.
@@ -205,6 +207,18 @@ pub struct Compile {
     /// Show every remark instead of counting them.
     #[arg(long)]
     pub remarks: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Export {
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Write float weights and their rounding instead of integers: where quantization-aware training starts.
+    #[arg(long)]
+    pub fake_quant: bool,
+    /// ONNX file; `-` for standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 #[derive(ClapArgs, Debug)]

@@ -6,6 +6,7 @@ mod compare;
 mod compile;
 mod eval;
 mod explain;
+mod export;
 mod inspect;
 mod opt;
 mod report;
@@ -24,6 +25,7 @@ use quernel::Failure;
 pub fn run(args: &Args, messages: &Messages) -> Result<(), Failure> {
     match &args.command {
         Command::Compile(a) => compile::run(a, messages),
+        Command::Export(a) => export::run(a, messages),
         Command::Calibrate(a) => calibrate::run(a, messages),
         Command::Inspect(a) => inspect::run(a, messages),
         Command::Opt(a) => opt::run(a, messages),

@@ -12,10 +12,13 @@
 //! **A model file is untrusted.** Every size is checked before memory is taken for it, names are data, and every fault
 //! becomes a located [`Diagnostic`](quernel_ir::Diagnostic). All unsupported operators of a file are listed at once.
 //!
+//! [`export`] goes the other way: a graph of any stage as an ONNX model with its quantization in it.
+//!
 //! **What is absent:** optimization. The graph says what the file said; only arithmetic on shapes is evaluated, because
 //! the types of later operators depend on it.
 
 mod compose;
+mod export;
 #[rustfmt::skip]
 mod generated;
 mod import;
@@ -26,8 +29,9 @@ mod ops;
 mod precision;
 mod tensor;
 
+pub use export::{EXPORTED_OPSET, export};
 pub use import::import;
-pub use ops::{MICROSOFT, Operator, SUPPORTED, supported_ops_markdown};
+pub use ops::{MICROSOFT, Operator, QONNX, SUPPORTED, supported_ops_markdown};
 
 use quernel_ir::{Graph, diag::Remark};
 use std::{collections::BTreeMap, path::PathBuf};

@@ -42,6 +42,8 @@ pub fn integer_storage(data_type: i32) -> Option<Storage> {
         DataType::Int32 => (32, true),
         DataType::Uint4 => (4, false),
         DataType::Int4 => (4, true),
+        DataType::Uint2 => (2, false),
+        DataType::Int2 => (2, true),
         _ => return None,
     };
     Storage::new(bits, signed)
@@ -95,13 +97,14 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
         return Err(unsupported("is stored in segments".into()));
     }
     let packed = match data_type {
-        DataType::Int4 => Some(Scalar::I8),
-        DataType::Uint4 => Some(Scalar::U8),
+        DataType::Int4 | DataType::Int2 => Some(Scalar::I8),
+        DataType::Uint4 | DataType::Uint2 => Some(Scalar::U8),
         _ => None,
     };
     let scalar = scalar(raw_type).or(packed).ok_or_else(|| unsupported(format!("has elements of type {}", type_name(raw_type))))?;
-    // Two 4-bit elements share a byte.
-    let (entries, size) = if packed.is_some() { (n.div_ceil(2), n.div_ceil(2)) } else { (n, n * width(data_type)) };
+    // Two 4-bit elements share a byte, and four of 2 bits.
+    let share = if matches!(data_type, DataType::Int2 | DataType::Uint2) { 4 } else { 2 };
+    let (entries, size) = if packed.is_some() { (n.div_ceil(share), n.div_ceil(share)) } else { (n, n * width(data_type)) };
     let filled = [
         (!proto.float_data.is_empty(), matches!(data_type, DataType::Float)),
         (
@@ -118,6 +121,8 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
                     | DataType::Bfloat16
                     | DataType::Int4
                     | DataType::Uint4
+                    | DataType::Int2
+                    | DataType::Uint2
             ),
         ),
         (!proto.int64_data.is_empty(), matches!(data_type, DataType::Int64)),
@@ -175,6 +180,8 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
         // The low half first.
         DataType::Int4 => raw.iter().flat_map(|b| [((b << 4) as i8 >> 4) as u8, (*b as i8 >> 4) as u8]).take(n).collect(),
         DataType::Uint4 => raw.iter().flat_map(|b| [b & 15, b >> 4]).take(n).collect(),
+        DataType::Int2 => raw.iter().flat_map(|b| [6, 4, 2, 0].map(|up| ((b << up) as i8 >> 6) as u8)).take(n).collect(),
+        DataType::Uint2 => raw.iter().flat_map(|b| [0, 2, 4, 6].map(|down| b >> down & 3)).take(n).collect(),
         DataType::Bool => {
             if let Some(b) = raw.iter().find(|b| **b > 1) {
                 return Err(bad(format!("holds {b} as a bool")));
@@ -200,8 +207,8 @@ fn width(data_type: DataType) -> usize {
 fn narrow(numbers: impl Iterator<Item = i128>, data_type: DataType) -> Result<Vec<u8>, Diagnostic> {
     let (lo, hi): (i128, i128) = match data_type {
         DataType::Int8 => (-128, 127),
-        DataType::Uint8 | DataType::Uint4 => (0, 255),
-        DataType::Int4 => (-128, 255),
+        DataType::Uint8 | DataType::Uint4 | DataType::Uint2 => (0, 255),
+        DataType::Int4 | DataType::Int2 => (-128, 255),
         DataType::Bool => (0, 1),
         DataType::Int16 => (-32768, 32767),
         DataType::Uint16 | DataType::Float16 | DataType::Bfloat16 => (0, 65535),

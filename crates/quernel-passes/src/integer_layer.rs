@@ -3,6 +3,7 @@
 use crate::{
     Cx, Sweep,
     rounded::{rounded, rounded_tensor},
+    thresholds::{self, Rounding},
 };
 use quernel_ir::{Diagnostic, Multiplier, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Value, exact};
 use quernel_quant::Width;
@@ -15,12 +16,12 @@ pub(crate) struct IntegerLayer {
 }
 
 /// Weights as the integers that multiply, one row per output channel.
-struct Weights {
-    value: Value,
-    quant: Quant,
-    tensor: Tensor,
-    centered: Vec<i64>,
-    rows: usize,
+pub(crate) struct Weights {
+    pub value: Value,
+    pub quant: Quant,
+    pub tensor: Tensor,
+    pub centered: Vec<i64>,
+    pub rows: usize,
 }
 
 const PASS: &str = "push-requantize";
@@ -28,25 +29,25 @@ const PASS: &str = "push-requantize";
 /// The operands of layer `n`, if it has an integer form; `result` is what its result is rounded to.
 pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> Result<Option<IntegerLayer>, Diagnostic> {
     let node = s.g.nodes[n].clone();
-    let Some((_, residual)) = node.op.epilogue() else { return Ok(None) };
-    let Some(w) = weights(s, node.args[1]) else { return Ok(None) };
+    let Some((act, residual)) = node.op.epilogue() else { return Ok(None) };
+    let Some(mut w) = weights(s, node.args[1]) else { return Ok(None) };
     if cx.widths.get(&n) == Some(&Width::Float) {
         return Ok(None);
     }
-    let mut stays = |s: &Sweep<'_>, why: String| {
+    let stays = |cx: &mut Cx, s: &Sweep<'_>, why: String| {
         cx.remark(PASS, s.g, n, format!("stays float: {why}"));
         Ok(None)
     };
-    let Some(x) = rounded_tensor(s.g, node.args[0]) else { return stays(s, "its operand is not rounded to one scale".into()) };
+    let Some(x) = rounded_tensor(s.g, node.args[0]) else { return stays(cx, s, "its operand is not rounded to one scale".into()) };
     if !matches!(w.quant.axis(), None | Some(0)) {
-        return stays(s, "the scales of its weights are not those of output channels".into());
+        return stays(cx, s, "the scales of its weights are not those of output channels".into());
     }
     let Some((tx, (sx, zx))) = s.g.ty(x).elem.quant().and_then(|t| Some((t.clone(), t.tensor_params()?))) else { return Ok(None) };
     let has_bias = node.args.len() > 2 + usize::from(residual);
     let bias = match has_bias {
         true => match Bias::of(s, node.args[2]) {
             Some(bias) => bias,
-            None => return stays(s, "its bias is computed".into()),
+            None => return stays(cx, s, "its bias is computed".into()),
         },
         false => Bias::None,
     };
@@ -58,6 +59,31 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
         _ => None,
     };
     let addend_type = addend.and_then(|v| s.g.ty(v).elem.quant()?.tensor_params().map(|p| (p, s.g.ty(v).elem.quant().cloned())));
+    let order = multiplier(&node.op);
+    let mut finer = None;
+    if let (Bias::Float(b), None, Multiplier::F32) = (&bias, addend, order)
+        && b.len() == w.rows
+        && b.iter().enumerate().any(|(o, b)| !is_whole(*b, sx, w.quant.scale_at(o)))
+    {
+        let to = result.and_then(|q| s.g.ty(q).elem.quant().cloned()).filter(|q| q.tensor_params().is_some());
+        let range = (i64::from((tx.min() - zx).min(0)), i64::from((tx.max() - zx).max(0)));
+        let steps = match &to {
+            Some(result) => thresholds::steps(&w, b, &Rounding { sx, range, result, act, order }),
+            None => thresholds::finest(&w, b, sx),
+        };
+        if let Some(steps) = steps
+            && let Some(tensor) = thresholds::scaled(&w, steps.factor, &steps.scales)
+        {
+            if steps.inexact > 0 {
+                let message = format!("{} of {} channels may round to a neighbouring number", steps.inexact, w.rows);
+                cx.remark(PASS, s.g, n, message);
+            }
+            let name = s.g.values[w.value].name.clone();
+            let value = s.constant(&name, tensor.clone());
+            w = weights_of(value, tensor).ok_or_else(|| Diagnostic::bug("weights without a type"))?;
+            finer = Some(steps.bias);
+        }
+    }
     let row = w.centered.len() / w.rows.max(1);
     let mut integers = Vec::with_capacity(w.rows);
     for o in 0..w.rows {
@@ -66,8 +92,9 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
             None => Some(0),
             Some(((sr, _), _)) => exact::residual_factor(*sr, sx, sw),
         };
-        let (Some(b), Some(factor)) = (bias.integer(o, sx, sw), factor) else {
-            return stays(s, format!("the bias or residual of channel {o} does not fit the units of the sum"));
+        let own = finer.as_ref().map_or_else(|| bias.integer(o, sx, sw), |b: &Vec<i32>| Some(b[o]));
+        let (Some(b), Some(factor)) = (own, factor) else {
+            return stays(cx, s, format!("the bias or residual of channel {o} does not fit the units of the sum"));
         };
         let reach = |t: &Quant, zero: i32| i64::from(t.max() - zero).abs().max(i64::from(zero - t.min()).abs());
         let magnitude: i64 = w.centered[o * row..(o + 1) * row].iter().map(|q| q.abs()).sum();
@@ -77,12 +104,12 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
         };
         let sum = magnitude.saturating_mul(reach(&tx, zx)).saturating_add(i64::from(b).abs()).saturating_add(residual_reach);
         if sum > i64::from(i32::MAX) {
-            return stays(s, format!("the sum of channel {o} is not proven to fit 32 bits"));
+            return stays(cx, s, format!("the sum of channel {o} is not proven to fit 32 bits"));
         }
         integers.push(b);
     }
     let Some((x, weights)) = bytes(s, &node.op, x, &w)? else {
-        return stays(s, "its weights take more than 9 bits".into());
+        return stays(cx, s, "its weights take more than 9 bits".into());
     };
     let mut args = vec![x, weights];
     if has_bias {
@@ -95,20 +122,47 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
 
 fn weights(s: &Sweep<'_>, v: Value) -> Option<Weights> {
     let value = rounded(s.g, v)?;
-    let tensor = s.g.tensor(value)?.clone();
-    let quant = tensor.ty.elem.quant()?.clone();
+    weights_of(value, s.g.tensor(value)?.clone())
+}
+
+fn weights_of(value: Value, tensor: Tensor) -> Option<Weights> {
+    let quant = by_rows(tensor.ty.elem.quant()?, *tensor.ty.dims.first()?);
     let centered = tensor.to_ints()?.into_iter().map(|q| i64::from(quant.centered(q as i32))).collect();
     let rows = *tensor.ty.dims.first()?;
+    let tensor = Tensor::new(tensor.ty.with_elem(quant.clone()), tensor.shared()).ok()?;
     Some(Weights { value, quant, tensor, centered, rows })
+}
+
+/// Equal scales along another axis are as good along that of output channels.
+fn by_rows(quant: &Quant, rows: usize) -> Quant {
+    let equal = |scales: &[f32]| scales.first().filter(|s| scales.iter().all(|x| x == *s)).map(|s| vec![*s; rows].into());
+    let scheme = match quant.scheme() {
+        Scheme::PerAxis { axis, scales } if *axis != 0 => equal(scales).map(|scales| Scheme::PerAxis { axis: 0, scales }),
+        Scheme::Table { axis, scales, table } if *axis != 0 => {
+            equal(scales).map(|scales| Scheme::Table { axis: 0, scales, table: table.clone() })
+        }
+        _ => None,
+    };
+    scheme.and_then(|scheme| Quant::new(quant.storage(), quant.min(), quant.max(), scheme).ok()).unwrap_or_else(|| quant.clone())
+}
+
+fn multiplier(op: &Op) -> Multiplier {
+    match op {
+        Op::Conv { multiplier, .. } | Op::Dense { multiplier, .. } => *multiplier,
+        _ => Multiplier::F64,
+    }
+}
+
+/// Whether a bias is, but for the rounding of floats, a whole number of units of the sum.
+fn is_whole(b: f32, sx: f32, sw: f32) -> bool {
+    let units = f64::from(b) / (f64::from(sx) * f64::from(sw));
+    (units - units.round_ties_even()).abs() <= 1e-6 * units.abs().max(1.0)
 }
 
 /// Whether the multiplier of every channel is one the rounding of sums can have.
 fn representable(s: &Sweep<'_>, n: Node, w: &Weights, sx: f32, result: Value, cx: &mut Cx) -> bool {
     let Some((sy, _)) = s.g.ty(result).elem.quant().and_then(Quant::tensor_params) else { return false };
-    let order = match s.g.nodes[n].op {
-        Op::Conv { multiplier, .. } | Op::Dense { multiplier, .. } => multiplier,
-        _ => Multiplier::F64,
-    };
+    let order = multiplier(&s.g.nodes[n].op);
     let fits = (0..w.rows).all(|o| exact::multiplier(order, sx, w.quant.scale_at(o), sy) < exact::MAX_MULTIPLIER);
     if !fits {
         cx.remark(PASS, s.g, n, "its result is rounded apart: its scale is far below that of the operands");
@@ -153,8 +207,10 @@ impl Bias {
 fn bytes(s: &mut Sweep<'_>, op: &Op, x: Value, w: &Weights) -> Result<Option<(Value, Value)>, Diagnostic> {
     let symmetric = w.quant.tensor_params().is_none_or(|(_, zero)| zero == 0);
     let direct = w.quant.storage().bits() < 8 || w.quant.storage() == Storage::I8;
-    if direct && (symmetric || matches!(w.quant.scheme(), Scheme::Table { .. })) || matches!(w.quant.scheme(), Scheme::Table { .. }) {
-        return Ok(Some((x, w.value)));
+    if direct && symmetric || matches!(w.quant.scheme(), Scheme::Table { .. }) {
+        let same = s.g.ty(w.value).elem.quant() == Some(&w.quant);
+        let name = s.g.values[w.value].name.clone();
+        return Ok(Some((x, if same { w.value } else { s.constant(&name, w.tensor.clone()) })));
     }
     if w.centered.iter().any(|q| q.abs() > 255) {
         return Ok(None);

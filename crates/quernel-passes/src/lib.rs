@@ -31,6 +31,7 @@ mod quantize_weights;
 mod recognize_activations;
 mod rounded;
 mod sweep;
+mod thresholds;
 mod wide;
 
 pub use dynamic_quantize::Activations;
@@ -238,6 +239,12 @@ pub fn cleanup_pipeline() -> Pipeline {
 pub fn quantize_pipeline(options: QuantizeOptions) -> Pipeline {
     let (first, second) = (round_pipeline(&options), integer_pipeline(&options));
     Pipeline { passes: first.passes.into_iter().chain(second.passes).collect(), stage: Stage::Quantized }
+}
+
+/// `Folded` to a float graph that rounds its weights and activations where [`quantize_pipeline`] makes integers of them: what
+/// training that knows of the rounding starts from.
+pub fn fake_quantize_pipeline(options: QuantizeOptions) -> Pipeline {
+    Pipeline::new(&["choose-bits", "insert-quantize", "quantize-weights", "dead-code"], Stage::Folded, &options)
 }
 
 #[cfg(test)]

@@ -112,15 +112,10 @@ impl Compiler {
             return self.within(budget, model, progress);
         }
         let wants_integers = self.bits != Bits::uniform(Width::Float);
-        // A model that rounds its activations itself has scales for them.
-        let imported = &model.imported.graph;
-        let quantized = imported.order.iter().any(|&n| imported.nodes[n].op == Op::Quantize);
+        let quantized = arrives_quantized(&model.imported.graph);
         let measured = self.activations == Activations::Static;
-        if wants_integers && measured && !quantized && matches!(self.calibration, Calibration::None) && self.stop_after > Stage::Folded {
-            return Err(Diagnostic::new(Code::NoSamples, "integer activations need ranges, and nothing was given to measure them on")
-                .in_file(&model.file)
-                .help("pass `--calibrate samples.npz`, `--calibrate batch-norm` or, to try the speed, `random`; or `--bits float`")
-                .into());
+        if self.stop_after > Stage::Folded {
+            self.check_ranges(model)?;
         }
         for pass in &self.print_after {
             if !quernel_passes::PASSES.iter().any(|(name, _)| name == pass) {
@@ -223,6 +218,19 @@ impl Compiler {
         integer_pipeline(&QuantizeOptions { bias_correct: false, ..QuantizeOptions::default() })
     }
 
+    /// Whether there is something to take ranges of activations from.
+    pub(crate) fn check_ranges(&self, model: &Model) -> Result<(), Failure> {
+        let wants_integers = self.bits != Bits::uniform(Width::Float);
+        let measured = self.activations == Activations::Static;
+        if wants_integers && measured && !arrives_quantized(&model.imported.graph) && matches!(self.calibration, Calibration::None) {
+            return Err(Diagnostic::new(Code::NoSamples, "integer activations need ranges, and nothing was given to measure them on")
+                .in_file(&model.file)
+                .help("pass `--calibrate samples.npz`, `--calibrate batch-norm` or, to try the speed, `random`; or `--bits float`")
+                .into());
+        }
+        Ok(())
+    }
+
     fn run(&self, pipeline: &Pipeline, stage: Stage, cx: &mut Cx, out: &mut Compiled) -> Result<(), Failure> {
         let prints = &mut out.prints;
         pipeline.run(&mut out.graph, cx, &mut |pass, g| {
@@ -262,6 +270,11 @@ impl Compiler {
         out.timings.push(Timing { name: "recover".into(), took: start.elapsed() });
         Ok(())
     }
+}
+
+/// A model that rounds its activations itself has scales for them.
+fn arrives_quantized(g: &Graph) -> bool {
+    g.order.iter().any(|&n| g.nodes[n].op == Op::Quantize)
 }
 
 impl Compiled {

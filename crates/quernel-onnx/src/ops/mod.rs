@@ -11,10 +11,13 @@ mod layout;
 mod logic;
 mod losses;
 mod masks;
+mod nbits;
 mod norms;
 mod order;
 mod padding;
 mod pools;
+mod qlinear;
+mod qonnx;
 mod quant;
 mod random;
 mod recurrent;
@@ -149,7 +152,7 @@ operators! {
     "Constant" values::constant ["value" "value_float" "value_floats" "value_int" "value_ints" "value_string" "value_strings" "sparse_value"] "dense numbers";
     "ConstantOfShape" values::constant_of_shape ["value"] "constant shape";
     "Conv" convs::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D to 3-D";
-    "ConvInteger" quant::conv_integer ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D; sums as floats, exact up to 2^24";
+    "ConvInteger" qlinear::conv_integer ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D; sums as floats, exact up to 2^24";
     "ConvTranspose" transposed::conv_transpose ["auto_pad" "dilations" "group" "kernel_shape" "output_padding" "output_shape" "pads" "strides"] "1-D to 3-D, constant weights";
     "Cos" elementwise::cos [] "";
     "Cosh" elementwise::cosh [] "";
@@ -206,7 +209,7 @@ operators! {
     "LpNormalization" norms::lp ["axis" "p"] "";
     "LpPool" pools::lp ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "p" "pads" "strides"] "1-D to 3-D";
     "MatMul" convs::matmul [] "";
-    "MatMulInteger" quant::matmul_integer [] "sums as floats, exact up to 2^24";
+    "MatMulInteger" qlinear::matmul_integer [] "sums as floats, exact up to 2^24";
     "Max" elementwise::max [] "";
     "MaxPool" pools::max ["auto_pad" "ceil_mode" "dilations" "kernel_shape" "pads" "storage_order" "strides"] "1-D to 3-D";
     "MaxUnpool" unpool::max_unpool ["kernel_shape" "pads" "strides"] "constant shape";
@@ -227,9 +230,9 @@ operators! {
     "PRelu" elementwise::prelu [] "";
     "Pad" padding::pad ["mode" "pads" "value"] "constant pads";
     "Pow" elementwise::pow [] "";
-    "QLinearConv" quant::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
-    "QLinearMatMul" quant::matmul [] "";
-    "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "one scale per tensor; constants also per channel";
+    "QLinearConv" qlinear::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
+    "QLinearMatMul" qlinear::matmul [] "";
+    "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "integers of up to 16 bits";
     "RMSNormalization" norms::rms ["axis" "epsilon" "stash_type"] "";
     "RNN" recurrent::rnn ["activation_alpha" "activation_beta" "activations" "clip" "direction" "hidden_size" "layout"] "unrolled over time; sequences of one length";
     "RandomNormal" random::normal ["dtype" "mean" "scale" "seed" "shape"] "numbers are drawn at compile time";
@@ -299,23 +302,37 @@ operators! {
     /// Every supported operator of the domain `com.microsoft`, by name.
     MICROSOFT:
     "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "as in the default domain";
-    "QGemm" quant::gemm ["alpha" "transA" "transB"] "";
-    "QLinearAdd" quant::add [] "";
-    "QLinearAveragePool" quant::average_pool ["auto_pad" "ceil_mode" "channels_last" "count_include_pad" "kernel_shape" "pads" "strides"] "1-D and 2-D, channels first";
-    "QLinearConcat" quant::concat ["axis"] "";
-    "QLinearGlobalAveragePool" quant::global_average_pool ["channels_last"] "channels first";
-    "QLinearLeakyRelu" quant::leaky_relu ["alpha"] "";
-    "QLinearMul" quant::mul [] "";
-    "QLinearSigmoid" quant::sigmoid [] "";
-    "QLinearSoftmax" quant::softmax ["axis" "opset"] "";
+    "MatMulNBits" nbits::matmul ["K" "N" "accuracy_level" "bits" "block_size"] "2, 4 and 8 bits, constant weights; computed in floats";
+    "QGemm" qlinear::gemm ["alpha" "transA" "transB"] "";
+    "QLinearAdd" qlinear::add [] "";
+    "QLinearAveragePool" qlinear::average_pool ["auto_pad" "ceil_mode" "channels_last" "count_include_pad" "kernel_shape" "pads" "strides"] "1-D and 2-D";
+    "QLinearConcat" qlinear::concat ["axis"] "";
+    "QLinearGlobalAveragePool" qlinear::global_average_pool ["channels_last"] "";
+    "QLinearLeakyRelu" qlinear::leaky_relu ["alpha"] "";
+    "QLinearMul" qlinear::mul [] "";
+    "QLinearSigmoid" qlinear::sigmoid [] "";
+    "QLinearSoftmax" qlinear::softmax ["axis" "opset"] "";
     "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "as in the default domain";
 }
+
+operators! {
+    /// Every supported operator of QONNX, by name.
+    QONNX:
+    "BipolarQuant" qonnx::bipolar [] "one scale";
+    "IntQuant" qonnx::quant ["narrow" "rounding_mode" "signed"] "as Quant";
+    "Quant" qonnx::quant ["narrow" "rounding_mode" "signed"] "constant parameters; computed values round to the nearest, down, or half up";
+    "Trunc" qonnx::trunc ["rounding_mode"] "one scale, no zero point; saturates";
+}
+
+/// The domains QONNX was written in over time.
+const QONNX_DOMAINS: [&str; 3] = ["onnx.brevitas", "finn.custom_op.general", "qonnx.custom_op.general"];
 
 /// The operator of that name in a domain.
 pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
     let table = match domain {
         "" | "ai.onnx" => SUPPORTED,
         "com.microsoft" => MICROSOFT,
+        _ if QONNX_DOMAINS.contains(&domain) => QONNX,
         _ => return None,
     };
     table.binary_search_by(|o| o.name.cmp(name)).ok().map(|i| &table[i])
@@ -370,6 +387,8 @@ pub fn supported_ops_markdown() -> String {
     page += &rows(SUPPORTED);
     page += "\nOf the domain `com.microsoft`, in which ONNX Runtime writes quantized models:\n\n| operator | supported |\n| --- | --- |\n";
     page += &rows(MICROSOFT);
+    page += &format!("\nOf QONNX, in the domains `{}`:\n\n| operator | supported |\n| --- | --- |\n", QONNX_DOMAINS.join("`, `"));
+    page += &rows(QONNX);
     page
 }
 
@@ -377,6 +396,6 @@ pub fn supported_ops_markdown() -> String {
 mod tests {
     #[test]
     fn the_table_is_sorted() {
-        assert!([super::SUPPORTED, super::MICROSOFT].iter().all(|t| t.windows(2).all(|w| w[0].name < w[1].name)));
+        assert!([super::SUPPORTED, super::MICROSOFT, super::QONNX].iter().all(|t| t.windows(2).all(|w| w[0].name < w[1].name)));
     }
 }

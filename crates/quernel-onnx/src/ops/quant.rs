@@ -1,38 +1,38 @@
-//! Models that arrive quantized: roundings, and operators on stored integers.
+//! Models that arrive quantized: QuantizeLinear and DequantizeLinear.
 //!
 //! Stored integers are values of a quantized type. An operator on them is spelled as dequantize, the float operator,
 //! quantize; `push-requantize` makes one integer operator of the three. Where an operator reads integers under another
 //! scale than they were stored with, or under one that is computed, the arithmetic is spelled out in floats.
 
-use super::{convs, elementwise, layout, norms, pools};
 use crate::{
-    limits,
     node::{Built, NodeCx},
     tensor,
 };
-use quernel_ir::{Binary, Code, Diagnostic, Elem, Op, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor, TensorTy, Value, exact};
+use quernel_ir::{
+    Binary, Code, Diagnostic, Elem, Graph, Op, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor, TensorTy, Unary, Value, exact,
+};
 
 /// Adding and subtracting this rounds an f32 of magnitude up to 2^22 to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
 
 /// A scale and a zero point, both constant: of one tensor, or of every slice along an axis.
-struct Params {
-    scale: Vec<f32>,
-    zero: Vec<i64>,
+pub(super) struct Params {
+    pub scale: Vec<f32>,
+    pub zero: Vec<i64>,
     /// Dimensions of the scale.
-    dims: Vec<usize>,
+    pub dims: Vec<usize>,
     /// Type of the zero point, if there is one.
-    storage: Option<Storage>,
+    pub storage: Option<Storage>,
 }
 
 impl Params {
-    fn one(&self) -> Option<(f32, i64)> {
+    pub fn one(&self) -> Option<(f32, i64)> {
         if let [scale] = self.scale[..] { Some((scale, self.zero[0])) } else { None }
     }
 }
 
 /// Integer storage of a value: that of its quantized type, or of a constant's element type in the file.
-fn storage(cx: &NodeCx<'_>, v: Value) -> Option<Storage> {
+pub(super) fn storage(cx: &NodeCx<'_>, v: Value) -> Option<Storage> {
     match &cx.g.ty(v).elem {
         Elem::Quant(q) => Some(q.storage()),
         _ if cx.stored.types.contains_key(&v) => cx.stored.types.get(&v).copied(),
@@ -45,12 +45,12 @@ fn storage(cx: &NodeCx<'_>, v: Value) -> Option<Storage> {
     }
 }
 
-fn is_constant(cx: &NodeCx<'_>, i: usize) -> bool {
+pub(super) fn is_constant(cx: &NodeCx<'_>, i: usize) -> bool {
     cx.optional(i).is_none_or(|v| cx.g.tensor(v).is_some())
 }
 
 /// Operand `si` as a scale, `zi` as its zero point.
-fn params(cx: &NodeCx<'_>, si: usize, zi: usize) -> Result<Params, Diagnostic> {
+pub(super) fn params(cx: &NodeCx<'_>, si: usize, zi: usize) -> Result<Params, Diagnostic> {
     if !is_constant(cx, si) || !is_constant(cx, zi) {
         return Err(cx.unsupported("computes its scale or zero point at run time"));
     }
@@ -77,12 +77,12 @@ fn params(cx: &NodeCx<'_>, si: usize, zi: usize) -> Result<Params, Diagnostic> {
     Ok(Params { scale, zero, dims, storage })
 }
 
-fn per_tensor(cx: &NodeCx<'_>, storage: Storage, (scale, zero): (f32, i64)) -> Result<Elem, Diagnostic> {
+pub(super) fn per_tensor(cx: &NodeCx<'_>, storage: Storage, (scale, zero): (f32, i64)) -> Result<Elem, Diagnostic> {
     let zero = i32::try_from(zero).map_err(|_| cx.err(Code::BadTensor, format!("the zero point {zero} does not fit 32 bits")))?;
     Quant::per_tensor(storage, scale, zero).map(Elem::from).map_err(|e| cx.err(Code::BadTensor, e))
 }
 
-fn tensor_params(cx: &NodeCx<'_>, v: Value) -> Option<(Storage, f32, i32)> {
+pub(super) fn tensor_params(cx: &NodeCx<'_>, v: Value) -> Option<(Storage, f32, i32)> {
     let q = cx.g.ty(v).elem.quant()?;
     q.tensor_params().map(|(s, z)| (q.storage(), s, z))
 }
@@ -105,7 +105,7 @@ fn result_storage(cx: &NodeCx<'_>, p: &Params) -> Result<Storage, Diagnostic> {
 }
 
 /// Rounds floats to integers of one scale.
-fn round(cx: &mut NodeCx<'_>, x: Value, elem: Elem) -> Result<Value, Diagnostic> {
+pub(super) fn round(cx: &mut NodeCx<'_>, x: Value, elem: Elem) -> Result<Value, Diagnostic> {
     if !cx.g.ty(x).elem.is_f32() {
         return Err(cx.err(Code::UnsupportedType, format!("rounds {}", cx.g.ty(x).elem)));
     }
@@ -130,34 +130,191 @@ pub fn quantize(cx: &mut NodeCx<'_>) -> Built {
     }
     let dims = cx.dims(x);
     let axis = cx.axis(cx.int("axis")?.unwrap_or(1), dims.len())?;
+    let block = block_size(cx)?;
+    let (scale, zeros) = several(cx, &p, axis, block, &dims)?;
     let Some(data) = cx.g.tensor(x).and_then(Tensor::to_f32) else {
-        return Err(cx
-            .unsupported("rounds computed values under one scale per channel")
-            .help("quantize activations with one scale per tensor"));
+        let scale = cx.g.constant("scales", scale);
+        let zero = zeros.map(|z| cx.g.constant("zero points", z));
+        return Ok(vec![quantize_by(cx, x, scale, zero, storage)?]);
     };
-    if cx.int("block_size")?.unwrap_or(0) != 0 || p.dims.len() != 1 || dims[axis] != p.scale.len() || p.zero.iter().any(|z| *z != 0) {
-        return Err(cx.unsupported("rounds constants in blocks, or under zero points per channel"));
-    }
-    let inner: usize = dims[axis + 1..].iter().product();
+    // As if the file held the integers.
+    cx.take_bytes(data.len().saturating_mul(8 + storage.bytes()))?;
+    let all = |t: &Tensor| spread(&t.to_f32().unwrap_or_default(), &t.ty.dims, &dims).unwrap_or_default();
+    let (scales, zeros) = (all(&scale), zeros.as_ref().map(all));
     let (lo, hi) = storage.range();
-    let codes = data.iter().enumerate().map(|(i, v)| i64::from(exact::quantize(*v, p.scale[i / inner.max(1) % p.scale.len()], 0, lo, hi)));
-    let quant = Quant::new(storage, lo, hi, Scheme::PerAxis { axis: axis as u8, scales: p.scale.clone().into() });
-    let tensor = Tensor::from_ints(TensorTy::new(dims, quant.map_err(|e| cx.err(Code::BadTensor, e))?), codes);
+    let zero = |i: usize| zeros.as_ref().map_or(0, |z| z[i] as i32);
+    let codes: Vec<i64> = data.iter().enumerate().map(|(i, v)| i64::from(exact::quantize(*v, scales[i], zero(i), lo, hi))).collect();
+    Ok(vec![stored(cx, x, dims, codes, storage)])
+}
+
+/// A constant of plain integers, as the file would hold them.
+fn stored(cx: &mut NodeCx<'_>, x: Value, dims: Vec<usize>, codes: Vec<i64>, storage: Storage) -> Value {
+    let scalar = match (storage.bits(), storage.signed()) {
+        (1..=8, true) => Scalar::I8,
+        (1..=8, false) => Scalar::U8,
+        (9..=16, true) => Scalar::I16,
+        (9..=16, false) => Scalar::U16,
+        _ => Scalar::I32,
+    };
     let name = cx.g.values[x].name.clone();
-    Ok(vec![cx.g.constant(name, tensor)])
+    let v = cx.g.constant(name, Tensor::from_ints(TensorTy::new(dims, scalar), codes));
+    cx.stored.types.insert(v, storage);
+    v
+}
+
+fn block_size(cx: &NodeCx<'_>) -> Result<Option<usize>, Diagnostic> {
+    match cx.int("block_size")?.unwrap_or(0) {
+        0 => Ok(None),
+        b => usize::try_from(b).map(Some).map_err(|_| cx.bad_attribute(format!("`block_size` is {b}"))),
+    }
+}
+
+/// Scales along `axis` of `dims`, or one per block of it, as a tensor that broadcasts to `dims`; the same of the zero points,
+/// unless all are 0.
+fn several(
+    cx: &mut NodeCx<'_>,
+    p: &Params,
+    axis: usize,
+    block: Option<usize>,
+    dims: &[usize],
+) -> Result<(Tensor, Option<Tensor>), Diagnostic> {
+    let zero: Vec<f32> = p.zero.iter().map(|z| *z as f32).collect();
+    let some = p.zero.iter().any(|z| *z != 0);
+    let Some(size) = block else {
+        if p.dims.len() != 1 || dims[axis] != p.scale.len() {
+            return Err(misfit(cx, p, axis, dims));
+        }
+        let mut own = vec![1; dims.len()];
+        own[axis] = p.scale.len();
+        return Ok((Tensor::f32(own.clone(), &p.scale), some.then(|| Tensor::f32(own, &zero))));
+    };
+    fits_blocks(cx, p, axis, size, dims)?;
+    let count: usize = dims.iter().product();
+    cx.take_bytes(count.saturating_mul(8))?;
+    let at: Vec<usize> = (0..count).map(|i| block_index(i, dims, axis, size, p.dims[axis])).collect();
+    let all = |x: &[f32]| Tensor::f32(dims, &at.iter().map(|i| x[*i]).collect::<Vec<f32>>());
+    Ok((all(&p.scale), some.then(|| all(&zero))))
+}
+
+fn misfit(cx: &NodeCx<'_>, p: &Params, axis: usize, dims: &[usize]) -> Diagnostic {
+    cx.err(Code::ShapeMismatch, format!("{} scales for axis {axis} of {}", p.scale.len(), quernel_ir::infer::show(dims)))
+}
+
+/// Which of the scales of blocks belongs to element `i`.
+fn block_index(i: usize, dims: &[usize], axis: usize, size: usize, blocks: usize) -> usize {
+    let (inner, extent): (usize, usize) = (dims[axis + 1..].iter().product(), dims[axis]);
+    let (outer, k) = (i / inner / extent, i / inner % extent);
+    (outer * blocks + k / size) * inner + i % inner
+}
+
+fn fits_blocks(cx: &NodeCx<'_>, p: &Params, axis: usize, size: usize, dims: &[usize]) -> Result<(), Diagnostic> {
+    let fits = size > 0
+        && p.dims.len() == dims.len()
+        && (0..dims.len()).all(|i| p.dims[i] == if i == axis { dims[i].div_ceil(size) } else { dims[i] });
+    if fits {
+        return Ok(());
+    }
+    let (own, dims) = (quernel_ir::infer::show(&p.dims), quernel_ir::infer::show(dims));
+    Err(cx.err(Code::ShapeMismatch, format!("scales {own} for blocks of {size} along axis {axis} of {dims}")))
+}
+
+/// Elements of dimensions `from` repeated to `to`, as numpy broadcasts; `None` where they do not fit.
+pub(super) fn spread(data: &[f32], from: &[usize], to: &[usize]) -> Option<Vec<f32>> {
+    if quernel_ir::infer::broadcast(from, to).as_deref() != Some(to) {
+        return None;
+    }
+    let lead = to.len() - from.len();
+    let mut out = Vec::with_capacity(to.iter().product());
+    for i in 0..to.iter().product::<usize>() {
+        let (mut rest, mut index, mut stride) = (i, 0, 1);
+        for (axis, d) in to.iter().enumerate().rev() {
+            let here = rest % d;
+            rest /= d;
+            if let Some(own) = axis.checked_sub(lead).map(|a| from[a]) {
+                index += if own == 1 { 0 } else { here * stride };
+                stride *= own;
+            }
+        }
+        out.push(*data.get(index)?);
+    }
+    Some(out)
+}
+
+/// The scales of constant operand `i`, each finite and above 0.
+pub(super) fn scales(cx: &NodeCx<'_>, i: usize) -> Result<Vec<f32>, Diagnostic> {
+    let v = cx.arg(i)?;
+    let Some(t) = cx.g.tensor(v) else { return Err(cx.unsupported(format!("computes operand {i}, a scale, at run time"))) };
+    let scale = t.to_f32().ok_or_else(|| cx.err(Code::UnsupportedType, format!("operand {i}, a scale, has to be float")))?;
+    if scale.is_empty() || !scale.iter().all(|s| s.is_finite() && *s > 0.0) {
+        return Err(cx.err(Code::BadTensor, format!("operand {i}, a scale, has an element that is not above 0 and finite")));
+    }
+    Ok(scale)
+}
+
+/// The axis of `dims` along which scales of type `ty` vary; `None` where they vary along several.
+pub(super) fn scale_axis(ty: &TensorTy, dims: &[usize]) -> Option<usize> {
+    let lead = dims.len().checked_sub(ty.rank())?;
+    let mut axes = (0..ty.rank()).filter(|&i| ty.dims[i] != 1);
+    let axis = axes.next()?;
+    (axes.next().is_none() && ty.dims[axis] == dims[axis + lead]).then_some(axis + lead)
+}
+
+/// The type that holds these integers, of `bits` or the fewest above that; `None` beyond 32. Where the lowest number does not
+/// occur, the range is symmetric.
+pub(super) fn held(codes: &[i64], bits: u8, scheme: Scheme) -> Option<Quant> {
+    let (low, high) = codes.iter().fold((0, 0), |(lo, hi), q| (*q.min(&lo), *q.max(&hi)));
+    let fits = |s: &Storage| i64::from(s.range().0) <= low && high <= i64::from(s.range().1);
+    let storage = (bits..=16).chain([32]).filter_map(|b| Storage::new(b, true)).find(fits)?;
+    let (lo, hi) = storage.range();
+    let lo = if low > i64::from(lo) && hi > 0 && storage.bits() < 32 { -hi } else { lo };
+    Quant::new(storage, lo, hi, scheme).ok()
+}
+
+/// `rne(v)` for magnitudes up to 2^22.
+pub(super) fn nearest(cx: &mut NodeCx<'_>, v: Value) -> Result<Value, Diagnostic> {
+    let (up, down) = (cx.scalar(ROUND), cx.scalar(-ROUND));
+    let shifted = cx.push(Op::Binary(Binary::Add), &[v, up])?;
+    cx.push(Op::Binary(Binary::Add), &[shifted, down])
+}
+
+/// Whether no element of `v` can be below 0.
+pub(super) fn never_negative(g: &Graph, mut v: Value) -> bool {
+    for _ in 0..64 {
+        let Some(node) = g.producer(v).map(|n| &g.nodes[n]) else { return false };
+        match node.op {
+            Op::Dequantize => {
+                let positive = |q: &Quant| q.tensor_params().is_some_and(|(_, zero)| q.min() >= zero);
+                return g.ty(node.args[0]).elem.quant().is_some_and(positive);
+            }
+            Op::Unary(Unary::Relu) => return true,
+            Op::Binary(Binary::Mul) => {
+                let factor = g.tensor(node.args[1]).and_then(Tensor::to_f32);
+                if !factor.is_some_and(|f| f.iter().all(|x| *x >= 0.0)) {
+                    return false;
+                }
+            }
+            Op::Pool { .. } | Op::Reduce { .. } | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => {}
+            _ => return false,
+        }
+        v = node.args[0];
+    }
+    false
 }
 
 /// `sat(rne(x / s) + z)` with a computed scale: integers of scale 1.
 fn quantize_computed(cx: &mut NodeCx<'_>, x: Value, scale: Value, zero: Option<Value>) -> Result<Value, Diagnostic> {
     let storage = zero.and_then(|z| storage(cx, z)).unwrap_or(Storage::U8);
+    let zero = zero.map(|zero| raw(cx, zero)).transpose()?;
+    quantize_by(cx, x, scale, zero, storage)
+}
+
+/// The same with a zero point in floats.
+fn quantize_by(cx: &mut NodeCx<'_>, x: Value, scale: Value, zero: Option<Value>, storage: Storage) -> Result<Value, Diagnostic> {
     let ratio = cx.push(Op::Binary(Binary::Div), &[x, scale])?;
     let sum = match zero {
         None => ratio,
         Some(zero) => {
-            let zero = raw(cx, zero)?;
-            let (up, down) = (cx.scalar(ROUND), cx.scalar(-ROUND));
-            let shifted = cx.push(Op::Binary(Binary::Add), &[ratio, up])?;
-            let whole = cx.push(Op::Binary(Binary::Add), &[shifted, down])?;
+            let whole = nearest(cx, ratio)?;
             cx.push(Op::Binary(Binary::Add), &[whole, zero])?
         }
     };
@@ -185,15 +342,12 @@ pub fn dequantize(cx: &mut NodeCx<'_>) -> Built {
     let p = params(cx, 1, 2)?;
     let rank = cx.g.ty(x).rank();
     let axis = if p.one().is_some() { 0 } else { cx.axis(cx.int("axis")?.unwrap_or(1), rank)? };
-    let block = match cx.int("block_size")?.unwrap_or(0) {
-        0 => None,
-        b => Some(usize::try_from(b).map_err(|_| cx.bad_attribute(format!("`block_size` is {b}")))?),
-    };
+    let block = block_size(cx)?;
     Ok(vec![reals(cx, x, p, axis, block)?])
 }
 
 /// The numbers that stored integers mean under `p`.
-fn reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: Option<usize>) -> Result<Value, Diagnostic> {
+pub(super) fn reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: Option<usize>) -> Result<Value, Diagnostic> {
     if cx.g.ty(x).elem.quant().is_none() {
         return match (p.one(), storage(cx, x).filter(|s| s.bits() < 32)) {
             // Integers that were computed, or came in.
@@ -218,21 +372,19 @@ fn reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: Option<us
         let scale = cx.scalar(s);
         return cx.push(Op::Binary(Binary::Mul), &[y, scale]);
     }
-    let same = match cx.g.ty(x).elem.quant().map(Quant::scheme) {
-        Some(Scheme::PerAxis { axis: own, scales }) => {
-            usize::from(*own) == axis && scales[..] == p.scale[..] && p.zero.iter().all(|z| *z == 0)
-        }
-        _ => false,
-    };
-    if same {
-        cx.push_as(Op::Dequantize, &[x], Elem::F32)
-    } else {
-        Err(cx.unsupported("reads integers under scales per channel they were not stored with"))
+    let dims = cx.dims(x);
+    let (scale, zero) = several(cx, &p, axis, block, &dims)?;
+    let mut y = raw(cx, x)?;
+    if let Some(zero) = zero {
+        let zero = cx.g.constant("zero points", zero);
+        y = cx.push(Op::Binary(Binary::Sub), &[y, zero])?;
     }
+    let scale = cx.g.constant("scales", scale);
+    cx.push(Op::Binary(Binary::Mul), &[y, scale])
 }
 
 /// The numbers a constant of plain integers means under `p`.
-fn constant_reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: Option<usize>) -> Result<Value, Diagnostic> {
+pub(super) fn constant_reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: Option<usize>) -> Result<Value, Diagnostic> {
     let kind = storage(cx, x);
     let (Some(storage), Some(t)) = (kind, cx.g.tensor(x).cloned()) else {
         return Err(cx.err(Code::UnsupportedType, format!("reads {} as quantized integers", cx.g.ty(x).elem)));
@@ -246,8 +398,7 @@ fn constant_reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: 
     }
     let dims = t.ty.dims.clone();
     if p.one().is_none() && (p.dims.len() != 1 || dims[axis] != p.scale.len()) {
-        let misfit = format!("{} scales for axis {axis} of {}", p.scale.len(), quernel_ir::infer::show(&dims));
-        return Err(cx.err(Code::ShapeMismatch, misfit));
+        return Err(misfit(cx, &p, axis, &dims));
     }
     // A scale of 0 means zeros; another scale means the same with codes of 0.
     let silent = p.scale.contains(&0.0);
@@ -286,28 +437,18 @@ fn constant_reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: 
 /// A constant with one scale per block of `size` elements along `axis`: plain floats.
 fn blocks(cx: &mut NodeCx<'_>, name: &str, t: &Tensor, p: &Params, axis: usize, size: usize) -> Result<Value, Diagnostic> {
     let dims = t.ty.dims.clone();
-    let fits = p.dims.len() == dims.len() && (0..dims.len()).all(|i| p.dims[i] == if i == axis { dims[i].div_ceil(size) } else { dims[i] });
-    if size == 0 || !fits {
-        let misfit = format!(
-            "scales {} for blocks of {size} along axis {axis} of {}",
-            quernel_ir::infer::show(&p.dims),
-            quernel_ir::infer::show(&dims)
-        );
-        return Err(cx.err(Code::ShapeMismatch, misfit));
-    }
+    fits_blocks(cx, p, axis, size, &dims)?;
     cx.take_bytes(t.ty.count().saturating_mul(4))?;
-    let (inner, extent): (usize, usize) = (dims[axis + 1..].iter().product(), dims[axis]);
     let real = |(i, q): (usize, i64)| {
-        let (outer, k) = (i / inner / extent, i / inner % extent);
-        let s = (outer * p.dims[axis] + k / size) * inner + i % inner;
+        let s = block_index(i, &dims, axis, size, p.dims[axis]);
         (q - p.zero[s]) as f32 * p.scale[s]
     };
     let data: Vec<f32> = t.to_ints().unwrap_or_default().into_iter().enumerate().map(real).collect();
-    Ok(cx.g.constant(name, Tensor::f32(dims, &data)))
+    Ok(cx.g.constant(name, Tensor::f32(dims.clone(), &data)))
 }
 
 /// The same integers under scale 1.
-fn unit(cx: &mut NodeCx<'_>, x: Value) -> Result<Value, Diagnostic> {
+pub(super) fn unit(cx: &mut NodeCx<'_>, x: Value) -> Result<Value, Diagnostic> {
     let Some((storage, scale, zero)) = tensor_params(cx, x) else {
         return Err(cx.err(Code::UnsupportedType, format!("reads {} as integers", cx.g.ty(x).elem)));
     };
@@ -327,7 +468,7 @@ fn unit(cx: &mut NodeCx<'_>, x: Value) -> Result<Value, Diagnostic> {
 }
 
 /// Stored integers as floats.
-fn raw(cx: &mut NodeCx<'_>, x: Value) -> Result<Value, Diagnostic> {
+pub(super) fn raw(cx: &mut NodeCx<'_>, x: Value) -> Result<Value, Diagnostic> {
     if cx.g.ty(x).elem.quant().is_none() {
         let plain = matches!(cx.g.ty(x).elem, Elem::Scalar(s) if s.is_integer());
         return if plain {
@@ -362,220 +503,4 @@ pub fn dynamic(cx: &mut NodeCx<'_>) -> Built {
     let zero = round(cx, offset, byte)?;
     let y = quantize_computed(cx, x, scale, Some(zero))?;
     Ok(vec![y, scale, zero])
-}
-
-// ---- operators on stored integers ------------------------------------------------------------------------------------
-
-/// Operand `i` with scale `i + 1` and zero point `i + 2`, as floats.
-fn operand(cx: &mut NodeCx<'_>, i: usize, axis: i64) -> Result<Value, Diagnostic> {
-    let x = cx.arg(i)?;
-    let p = params(cx, i + 1, i + 2)?;
-    let axis = if p.one().is_some() { 0 } else { cx.axis(axis, cx.g.ty(x).rank())? };
-    // A row of scales, [1, N], is as good as a list of them.
-    let p = Params { dims: if p.dims.last() == Some(&p.scale.len()) { vec![p.scale.len()] } else { p.dims }, ..p };
-    reals(cx, x, p, axis, None)
-}
-
-/// Rounds a result under scale `i` and zero point `i + 1`.
-fn result(cx: &mut NodeCx<'_>, y: Value, (p, storage): (Params, Storage)) -> Built {
-    let one = p.one().ok_or_else(|| cx.unsupported("has one scale per channel for its result"))?;
-    let elem = per_tensor(cx, storage, one)?;
-    Ok(vec![round(cx, y, elem)?])
-}
-
-fn result_params(cx: &NodeCx<'_>, i: usize) -> Result<(Params, Storage), Diagnostic> {
-    let p = params(cx, i, i + 1)?;
-    let storage = p.storage.unwrap_or(Storage::U8);
-    Ok((p, storage))
-}
-
-/// A bias of 32-bit integers in units of `x.scale * w.scale`, as floats.
-fn bias(cx: &mut NodeCx<'_>, i: usize, x: usize, w: usize) -> Result<Option<Value>, Diagnostic> {
-    let Some(b) = cx.optional(i) else { return Ok(None) };
-    let (x, w) = (params(cx, x, usize::MAX)?, params(cx, w, usize::MAX)?);
-    let (sx, _) = x.one().ok_or_else(|| cx.unsupported("has one scale per channel for its operand"))?;
-    let scale: Vec<f32> = w.scale.iter().map(|sw| sx * sw).collect();
-    let n = scale.len();
-    constant_reals(cx, b, Params { zero: vec![0; n], dims: vec![n], scale, storage: None }, 0, None).map(Some)
-}
-
-/// Runs the builder of a float operator on other operands.
-fn float(cx: &mut NodeCx<'_>, inputs: Vec<Option<Value>>, build: fn(&mut NodeCx<'_>) -> Built) -> Result<Value, Diagnostic> {
-    let own = std::mem::replace(&mut cx.inputs, inputs);
-    let built = build(cx);
-    cx.inputs = own;
-    built?.first().copied().ok_or_else(|| Diagnostic::bug("an operator without a result"))
-}
-
-pub fn conv(cx: &mut NodeCx<'_>) -> Built {
-    cx.arity(8, 9)?;
-    let to = result_params(cx, 6)?;
-    let (x, w) = (operand(cx, 0, 1)?, operand(cx, 3, 0)?);
-    let b = bias(cx, 8, 1, 4)?;
-    let y = float(cx, vec![Some(x), Some(w), b], convs::conv)?;
-    result(cx, y, to)
-}
-
-pub fn matmul(cx: &mut NodeCx<'_>) -> Built {
-    cx.arity(8, 8)?;
-    let to = result_params(cx, 6)?;
-    let (a, b) = (operand(cx, 0, -2)?, operand(cx, 3, -1)?);
-    let y = float(cx, vec![Some(a), Some(b)], convs::matmul)?;
-    result(cx, y, to)
-}
-
-pub fn gemm(cx: &mut NodeCx<'_>) -> Built {
-    cx.arity(6, 9)?;
-    let transposed = cx.flag("transB", false)?;
-    let to = if cx.optional(7).is_some() { Some(result_params(cx, 7)?) } else { None };
-    let (a, b) = (operand(cx, 0, 1)?, operand(cx, 3, if transposed { 0 } else { 1 })?);
-    let alpha = cx.float("alpha", 1.0)?;
-    let c = match bias(cx, 6, 1, 4)? {
-        Some(c) if alpha != 1.0 => {
-            let alpha = cx.scalar(alpha);
-            Some(cx.push(Op::Binary(Binary::Mul), &[c, alpha])?)
-        }
-        c => c,
-    };
-    let y = float(cx, vec![Some(a), Some(b), c], convs::gemm)?;
-    match to {
-        Some(to) => result(cx, y, to),
-        None => Ok(vec![y]),
-    }
-}
-
-/// Integers minus a zero point as floats: operand `i` with zero point `z`. The second value is what remains to be
-/// subtracted, where the zero point is computed.
-fn centered(cx: &mut NodeCx<'_>, i: usize, z: usize, axis: i64) -> Result<(Value, Option<Value>), Diagnostic> {
-    let x = cx.arg(i)?;
-    let zero = cx.optional(z);
-    if cx.g.ty(x).elem.quant().is_none() {
-        if !is_constant(cx, z) {
-            return Err(cx.unsupported(format!("computes the zero point of operand {i}, a constant, at run time")));
-        }
-        let (zero, storage) = match zero {
-            Some(v) => (cx.const_ints(z)?.unwrap_or_default(), storage(cx, v)),
-            None => (vec![0], None),
-        };
-        let n = zero.len();
-        let axis = if n == 1 { 0 } else { cx.axis(axis, cx.g.ty(x).rank())? };
-        return Ok((constant_reals(cx, x, Params { scale: vec![1.0; n], zero, dims: vec![n], storage }, axis, None)?, None));
-    }
-    let x = unit(cx, x)?;
-    let own = tensor_params(cx, x).map_or(0, |p| p.2);
-    let y = cx.push_as(Op::Dequantize, &[x], Elem::F32)?;
-    if !is_constant(cx, z) {
-        let rest = raw(cx, cx.arg(z)?)?;
-        if own == 0 {
-            return Ok((y, Some(rest)));
-        }
-        let own = cx.scalar(own as f32);
-        return Ok((y, Some(cx.push(Op::Binary(Binary::Sub), &[rest, own])?)));
-    }
-    let zero = match zero {
-        Some(_) => cx.const_ints(z)?.unwrap_or_default(),
-        None => vec![0],
-    };
-    match zero[..] {
-        [z] if z == i64::from(own) => Ok((y, None)),
-        [z] => {
-            let rest = cx.scalar(z as f32 - own as f32);
-            Ok((y, Some(rest)))
-        }
-        _ => Err(cx.unsupported(format!("has one zero point per row for operand {i}"))),
-    }
-}
-
-/// Subtracts the operand's zero point after the product: `rest` times the product of ones.
-fn without(cx: &mut NodeCx<'_>, y: Value, rest: Value, x: Value, w: Value, build: fn(&mut NodeCx<'_>) -> Built) -> Built {
-    let dims = cx.dims(x);
-    cx.take_bytes(tensor::count(&dims).map_err(|d| d.at(cx.label))?.saturating_mul(4))?;
-    let ones = cx.g.constant("ones", Tensor::f32(dims.clone(), &vec![1.0; dims.iter().product()]));
-    let sums = float(cx, vec![Some(ones), Some(w)], build)?;
-    let scaled = cx.push(Op::Binary(Binary::Mul), &[sums, rest])?;
-    Ok(vec![cx.push(Op::Binary(Binary::Sub), &[y, scaled])?])
-}
-
-/// The sums of a layer on integers, as floats: exact up to 2^24.
-fn sums(cx: &mut NodeCx<'_>, weights_axis: i64, build: fn(&mut NodeCx<'_>) -> Built) -> Built {
-    cx.arity(2, 4)?;
-    let (x, rest) = centered(cx, 0, 2, -2)?;
-    let (mut w, weights_rest) = centered(cx, 1, 3, weights_axis)?;
-    if let Some(rest) = weights_rest {
-        w = cx.push(Op::Binary(Binary::Sub), &[w, rest])?;
-    }
-    let constant = cx.g.producer(w).is_some_and(|n| cx.g.tensor(cx.g.nodes[n].args[0]).is_some());
-    match rest {
-        None => Ok(vec![float(cx, vec![Some(x), Some(w)], build)?]),
-        Some(rest) if constant => {
-            let y = float(cx, vec![Some(x), Some(w)], build)?;
-            without(cx, y, rest, x, w, build)
-        }
-        Some(rest) => {
-            let x = cx.push(Op::Binary(Binary::Sub), &[x, rest])?;
-            Ok(vec![float(cx, vec![Some(x), Some(w)], build)?])
-        }
-    }
-}
-
-pub fn conv_integer(cx: &mut NodeCx<'_>) -> Built {
-    sums(cx, 0, convs::conv)
-}
-pub fn matmul_integer(cx: &mut NodeCx<'_>) -> Built {
-    sums(cx, -1, convs::matmul)
-}
-
-/// One operand, then its result.
-fn one(cx: &mut NodeCx<'_>, build: fn(&mut NodeCx<'_>) -> Built) -> Built {
-    cx.arity(4, 5)?;
-    if cx.flag("channels_last", false)? {
-        return Err(cx.unsupported("reads images with channels last"));
-    }
-    let to = result_params(cx, 3)?;
-    let x = operand(cx, 0, 1)?;
-    let y = float(cx, vec![Some(x)], build)?;
-    result(cx, y, to)
-}
-
-pub fn average_pool(cx: &mut NodeCx<'_>) -> Built {
-    one(cx, pools::average)
-}
-pub fn global_average_pool(cx: &mut NodeCx<'_>) -> Built {
-    one(cx, pools::global_average)
-}
-pub fn leaky_relu(cx: &mut NodeCx<'_>) -> Built {
-    one(cx, elementwise::leaky_relu)
-}
-pub fn sigmoid(cx: &mut NodeCx<'_>) -> Built {
-    one(cx, elementwise::sigmoid)
-}
-pub fn softmax(cx: &mut NodeCx<'_>) -> Built {
-    cx.opset = cx.int("opset")?.unwrap_or(cx.opset);
-    one(cx, norms::softmax)
-}
-
-fn two(cx: &mut NodeCx<'_>, build: fn(&mut NodeCx<'_>) -> Built) -> Built {
-    cx.arity(7, 8)?;
-    let to = result_params(cx, 6)?;
-    let (a, b) = (operand(cx, 0, 1)?, operand(cx, 3, 1)?);
-    let y = float(cx, vec![Some(a), Some(b)], build)?;
-    result(cx, y, to)
-}
-
-pub fn add(cx: &mut NodeCx<'_>) -> Built {
-    two(cx, elementwise::add)
-}
-pub fn mul(cx: &mut NodeCx<'_>) -> Built {
-    two(cx, elementwise::mul)
-}
-
-pub fn concat(cx: &mut NodeCx<'_>) -> Built {
-    let n = cx.inputs.len();
-    if n < 5 || !(n - 2).is_multiple_of(3) || n > limits::SHAPE_ELEMENTS {
-        return Err(cx.err(Code::BadGraph, format!("takes a scale, a zero point and triples of operands, not {n} operands")));
-    }
-    let to = result_params(cx, 0)?;
-    let parts = (2..n).step_by(3).map(|i| operand(cx, i, 1).map(Some)).collect::<Result<Vec<_>, _>>()?;
-    let y = float(cx, parts, layout::concat)?;
-    result(cx, y, to)
 }

@@ -1,0 +1,154 @@
+"""Cuts a quantized ONNX model at its integer tensors.
+
+Between two integer tensors lies one operator of the integer world: a QLinearConv, or a Conv between DequantizeLinear and
+QuantizeLinear. Each becomes a model of its own, with float inputs that are rounded to exactly the integers they stand for.
+"""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+INTEGERS = {
+    "tensor(uint8)": TensorProto.UINT8,
+    "tensor(int8)": TensorProto.INT8,
+    "tensor(uint16)": TensorProto.UINT16,
+    "tensor(int16)": TensorProto.INT16,
+    "tensor(uint4)": TensorProto.UINT4,
+    "tensor(int4)": TensorProto.INT4,
+}
+
+# Which operands of an operator are the scale and zero point of its result.
+RESULT_PARAMETERS = {
+    "QuantizeLinear": (1, 2),
+    "QLinearConv": (6, 7),
+    "QLinearMatMul": (6, 7),
+    "QLinearAdd": (6, 7),
+    "QLinearMul": (6, 7),
+    "QGemm": (7, 8),
+    "QLinearAveragePool": (3, 4),
+    "QLinearGlobalAveragePool": (3, 4),
+    "QLinearLeakyRelu": (3, 4),
+    "QLinearSigmoid": (3, 4),
+    "QLinearSoftmax": (3, 4),
+    "QLinearConcat": (0, 1),
+}
+
+
+def session(model, optimized=False):
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+class Cut:
+    """An integer tensor, or an output, and the nodes that compute it from other cuts."""
+
+    def __init__(self, name, nodes, inputs):
+        self.name, self.nodes, self.inputs = name, nodes, inputs
+
+    def operator(self):
+        """What is computed, without the roundings around it."""
+        ops = [n.op_type for n in self.nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+        return "+".join(ops) or "+".join(n.op_type for n in self.nodes)
+
+
+class Cuts:
+    def __init__(self, model):
+        self.model = model
+        graph = model.graph
+        self.constants = {i.name for i in graph.initializer}
+        self.producer = {o: n for n in graph.node for o in n.output}
+        for n in graph.node:
+            if all(i in self.constants or not i for i in n.input):
+                self.constants |= set(n.output)
+        self.held = {i.name: i for i in graph.initializer}
+        ports = [i.name for i in graph.input if i.name not in self.held]
+        computed = [o for n in graph.node for o in n.output if o and o not in self.constants]
+        everything = onnx.ModelProto()
+        everything.CopyFrom(model)
+        listed = {o.name for o in graph.output}
+        everything.graph.output.extend(helper.make_empty_tensor_value_info(c) for c in computed if c not in listed)
+        self.session = session(everything)
+        self.types = {o.name: o.type for o in self.session.get_outputs()} | {i.name: i.type for i in self.session.get_inputs()}
+        self.ports = ports
+        outputs = [o.name for o in graph.output]
+        stops = {c for c in computed if self.types[c] in INTEGERS} | set(ports) | self.constants
+        wanted = [c for c in computed if self.types[c] in INTEGERS or c in outputs]
+        self.cuts = [self.cut(name, stops) for name in wanted]
+
+    def cut(self, name, stops):
+        nodes, inputs, seen, pending = [], [], set(), [name]
+        while pending:
+            node = self.producer[pending.pop()]
+            if node.output[0] in seen:
+                continue
+            seen.add(node.output[0])
+            nodes.append(node)
+            for i in filter(None, node.input):
+                if i in self.constants:
+                    if i in self.producer:
+                        pending.append(i)
+                elif i in stops:
+                    inputs += [i] if i not in inputs else []
+                else:
+                    pending.append(i)
+        place = {id(n): k for k, n in enumerate(self.model.graph.node)}
+        return Cut(name, sorted(nodes, key=lambda n: place[id(n)]), inputs)
+
+    def parameters(self, name):
+        """Names of scale and zero point of an integer tensor, looking through moves."""
+        while True:
+            node = self.producer[name]
+            if node.op_type in RESULT_PARAMETERS:
+                at = RESULT_PARAMETERS[node.op_type]
+                return tuple(node.input[i] if i < len(node.input) else "" for i in at)
+            name = node.input[0]
+
+    def constant(self, name):
+        if name in self.held:
+            return numpy_helper.to_array(self.held[name])
+        node = self.producer[name]
+        assert node.op_type == "Constant", f"{name} is computed from constants by {node.op_type}"
+        return numpy_helper.to_array(node.attribute[0].t)
+
+    def is_integer(self, name):
+        return self.types[name] in INTEGERS
+
+    def scale(self, name):
+        """Scale and zero point of an integer tensor."""
+        scale, zero = self.parameters(name)
+        number = lambda x: np.float32(self.constant(x).astype(np.float32).reshape(()))
+        return number(scale), number(zero) if zero else np.float32(0)
+
+    def values(self, feeds):
+        """Every cut for every sample, as the runtime computes the whole graph."""
+        names = list(dict.fromkeys([c.name for c in self.cuts]))
+        rows = [self.session.run(names, feed) for feed in feeds]
+        return {n: np.stack([np.asarray(r[k]) for r in rows]) for k, n in enumerate(names)}
+
+    def model_of(self, cut, values):
+        """The model of one cut, and its float inputs for every sample."""
+        nodes, inputs, initializers, arrays = [], [], {}, {}
+        for name in cut.inputs:
+            stacked = values[name]
+            if self.types[name] not in INTEGERS:
+                inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, stacked.shape[1:]))
+                arrays[name] = stacked.astype(np.float32)
+                continue
+            scale, zero = self.parameters(name)
+            s, z = self.scale(name)
+            inputs.append(helper.make_tensor_value_info(f"{name}.float", TensorProto.FLOAT, stacked.shape[1:]))
+            arrays[f"{name}.float"] = (stacked.astype(np.float32) - z) * s
+            nodes.append(helper.make_node("QuantizeLinear", [f"{name}.float", scale] + ([zero] if zero else []), [name]))
+        nodes += cut.nodes
+        for i in {i for n in nodes for i in n.input if i in self.held}:
+            initializers[i] = self.held[i]
+        kind = INTEGERS.get(self.types[cut.name], TensorProto.FLOAT)
+        output = helper.make_tensor_value_info(cut.name, kind, values[cut.name].shape[1:])
+        graph = helper.make_graph(nodes, "cut", inputs, [output], list(initializers.values()))
+        part = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
+        return part, arrays
