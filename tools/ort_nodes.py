@@ -14,8 +14,6 @@ INTEGERS = {
     "tensor(int8)": TensorProto.INT8,
     "tensor(uint16)": TensorProto.UINT16,
     "tensor(int16)": TensorProto.INT16,
-    "tensor(uint4)": TensorProto.UINT4,
-    "tensor(int4)": TensorProto.INT4,
 }
 
 # Which operands of an operator are the scale and zero point of its result.
@@ -36,12 +34,57 @@ RESULT_PARAMETERS = {
 
 
 def session(model, optimized=False):
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    level = ort.GraphOptimizationLevel
+
+    def made(exact):
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+        # Without it, sums of pairs saturate in 16 bits on x86-64 CPUs before VNNI.
+        options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+    try:
+        return made(exact=optimized)
+    except Exception:  # Signed operands and weights together: the option has no kernel for them.
+        return made(exact=False)
+
+
+def without_saturation(model, types):
+    """The same model with unsigned weights beside unsigned activations: x86-64 CPUs before VNNI multiply bytes with signed
+    weights in pairs that saturate, and the session option only helps where graphs are optimized."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    held = {i.name: i for i in result.graph.initializer}
+    weights_at = {"QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5)}
+    for node in result.graph.node:
+        if node.op_type not in weights_at or types.get(node.input[0]) != "tensor(uint8)":
+            continue
+        for at, kind in [(i, node.input[i]) for i in weights_at[node.op_type]]:
+            if kind in held and held[kind].data_type == TensorProto.INT8:
+                moved = f"{kind}.unsigned"
+                if moved not in held:
+                    array = (numpy_helper.to_array(held[kind]).astype(np.int16) + 128).astype(np.uint8)
+                    held[moved] = numpy_helper.from_array(array, moved)
+                    result.graph.initializer.append(held[moved])
+                node.input[at] = moved
+    return result
+
+
+def runtime_model(model, results=()):
+    """What ONNX Runtime runs in place of a model: without saturation, and with more results."""
+    wanted = onnx.ModelProto()
+    wanted.CopyFrom(model)
+    held = {i.name for i in model.graph.initializer}
+    listed = {o.name for o in model.graph.output}
+    everything = onnx.ModelProto()
+    everything.CopyFrom(model)
+    computed = dict.fromkeys(o for n in model.graph.node for o in n.output if o and o not in held and o not in listed)
+    everything.graph.output.extend(helper.make_empty_tensor_value_info(c) for c in computed)
+    types = {o.name: o.type for o in session(everything).get_outputs()}
+    wanted.graph.output.extend(helper.make_empty_tensor_value_info(r) for r in results if r not in listed)
+    return without_saturation(wanted, types)
 
 
 class Cut:
@@ -68,16 +111,13 @@ class Cuts:
         self.held = {i.name: i for i in graph.initializer}
         ports = [i.name for i in graph.input if i.name not in self.held]
         computed = [o for n in graph.node for o in n.output if o and o not in self.constants]
-        everything = onnx.ModelProto()
-        everything.CopyFrom(model)
-        listed = {o.name for o in graph.output}
-        everything.graph.output.extend(helper.make_empty_tensor_value_info(c) for c in computed if c not in listed)
-        self.session = session(everything)
+        self.session = session(runtime_model(model, computed))
         self.types = {o.name: o.type for o in self.session.get_outputs()} | {i.name: i.type for i in self.session.get_inputs()}
         self.ports = ports
         outputs = [o.name for o in graph.output]
-        stops = {c for c in computed if self.types[c] in INTEGERS} | set(ports) | self.constants
-        wanted = [c for c in computed if self.types[c] in INTEGERS or c in outputs]
+        integers = {c for c in computed if self.is_integer(c) and self.parameters(c)}
+        stops = integers | set(ports) | self.constants
+        wanted = [c for c in computed if c in integers or c in outputs]
         self.cuts = [self.cut(name, stops) for name in wanted]
 
     def cut(self, name, stops):
@@ -100,13 +140,15 @@ class Cuts:
         return Cut(name, sorted(nodes, key=lambda n: place[id(n)]), inputs)
 
     def parameters(self, name):
-        """Names of scale and zero point of an integer tensor, looking through moves."""
-        while True:
+        """Names of scale and zero point of an integer tensor, looking through moves; None where they are computed or several."""
+        while name in self.producer:
             node = self.producer[name]
             if node.op_type in RESULT_PARAMETERS:
                 at = RESULT_PARAMETERS[node.op_type]
-                return tuple(node.input[i] if i < len(node.input) else "" for i in at)
+                names = tuple(node.input[i] if i < len(node.input) else "" for i in at)
+                return names if names[0] in self.constants and self.constant(names[0]).size == 1 else None
             name = node.input[0]
+        return None
 
     def constant(self, name):
         if name in self.held:
