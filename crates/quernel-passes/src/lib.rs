@@ -241,12 +241,6 @@ pub fn quantize_pipeline(options: QuantizeOptions) -> Pipeline {
     Pipeline { passes: first.passes.into_iter().chain(second.passes).collect(), stage: Stage::Quantized }
 }
 
-/// `Folded` to a float graph that rounds its weights and activations where [`quantize_pipeline`] makes integers of them: what
-/// training that knows of the rounding starts from.
-pub fn fake_quantize_pipeline(options: QuantizeOptions) -> Pipeline {
-    Pipeline::new(&["choose-bits", "insert-quantize", "quantize-weights", "dead-code"], Stage::Folded, &options)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
