@@ -146,7 +146,8 @@ class Cuts:
             if node.op_type in RESULT_PARAMETERS:
                 at = RESULT_PARAMETERS[node.op_type]
                 names = tuple(node.input[i] if i < len(node.input) else "" for i in at)
-                return names if names[0] in self.constants and self.constant(names[0]).size == 1 else None
+                known = all(not n or n in self.held or n in self.constants and self.producer[n].op_type == "Constant" for n in names)
+                return names if known and self.constant(names[0]).size == 1 else None
             name = node.input[0]
         return None
 
