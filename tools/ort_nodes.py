@@ -146,10 +146,13 @@ class Cuts:
             if node.op_type in RESULT_PARAMETERS:
                 at = RESULT_PARAMETERS[node.op_type]
                 names = tuple(node.input[i] if i < len(node.input) else "" for i in at)
-                known = all(not n or n in self.held or n in self.constants and self.producer[n].op_type == "Constant" for n in names)
-                return names if known and self.constant(names[0]).size == 1 else None
+                return names if all(not n or self.is_known(n) for n in names) and self.constant(names[0]).size == 1 else None
             name = node.input[0]
         return None
+
+    def is_known(self, name):
+        """Whether the numbers of a constant stand in the file."""
+        return name in self.held or name in self.constants and self.producer[name].op_type == "Constant"
 
     def constant(self, name):
         if name in self.held:
