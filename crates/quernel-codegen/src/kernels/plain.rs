@@ -334,8 +334,9 @@ pub(super) fn constant(e: &mut Emitter, s: Scalar, bits: u64) -> Value {
     match register(s) {
         F64 => e.b.ins().f64const(f64::from_bits(bits)),
         F32 => e.f32(f32::from_bits(bits as u32)),
-        ty if s.is_signed() => e.zero_or(ty, ((bits << unused) as i64) >> unused),
-        ty => e.zero_or(ty, bits as i64),
+        I64 => e.i64(bits as i64),
+        _ if s.is_signed() => e.i32((((bits << unused) as i64) >> unused) as i32),
+        _ => e.i32(bits as i32),
     }
 }
 
