@@ -9,6 +9,7 @@ const MARK: &str = "<!-- Written by `cargo xtask docs`";
 fn generated_pages_are_fresh() {
     let pages = BTreeMap::from([
         ("errors.md", quernel::ir::diag::errors_markdown()),
+        ("limits.md", quernel::onnx::limits_markdown()),
         ("supported-ops.md", quernel::onnx::supported_ops_markdown()),
     ]);
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");

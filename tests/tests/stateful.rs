@@ -52,7 +52,7 @@ fn voice_activity_frame_by_frame() {
     let options = ModelOptions {
         dims: [("batch".to_owned(), 1), ("sequence".to_owned(), HOP + CONTEXT)].into(),
         pins: [("sr".to_owned(), vec![16000.0])].into(),
-        name: None,
+        ..ModelOptions::default()
     };
     let model = Model::read(&path, &options).unwrap_or_else(|e| panic!("{e}"));
     let frames = frames(&wave(&sound), 800);

@@ -6,8 +6,11 @@ use std::fs;
 type Page = (&'static str, fn() -> String);
 
 /// `tests/tests/generated_docs.rs` compares the same pages.
-const PAGES: &[Page] =
-    &[("docs/errors.md", quernel_ir::diag::errors_markdown), ("docs/supported-ops.md", quernel_onnx::supported_ops_markdown)];
+const PAGES: &[Page] = &[
+    ("docs/errors.md", quernel_ir::diag::errors_markdown),
+    ("docs/limits.md", quernel_onnx::limits_markdown),
+    ("docs/supported-ops.md", quernel_onnx::supported_ops_markdown),
+];
 
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let only_check = match arguments {

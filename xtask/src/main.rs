@@ -8,6 +8,7 @@ mod check;
 mod conformance;
 mod docs;
 mod figures;
+mod hostile;
 mod ort;
 mod proto;
 mod python;
@@ -32,8 +33,14 @@ const COMMANDS: &[(&str, &str, Run)] = &[
         "runs ONNX's backend test suite and writes its results; --check fails where a case that passed does not",
         conformance::run,
     ),
+    ("differential [--graphs N] [--seed S]", "executes random networks in every way and compares the bytes", differential),
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
     ("figures [quantization]", "measures what the README (or docs/quantization.md) claims and writes its tables", figures::run),
+    (
+        "hostile [CORPUS] [--filter X] [--all] [--quernel PATH]",
+        "compiles hostile files in limited processes and judges the answers",
+        hostile::run,
+    ),
     ("layers [--count N] [--seed S]", "compares random layers with the interpreter, between inaccessible pages", layers),
     (
         "targets [--fast] [--models DIR]",
@@ -80,6 +87,12 @@ fn layers(arguments: &[String]) -> Result<(), String> {
     let mut run = command("cargo");
     run.args(["run", "--release", "-p", "quernel-codegen", "--example", "check_layers", "--"]).args(arguments);
     succeed(run, "check_layers")
+}
+
+fn differential(arguments: &[String]) -> Result<(), String> {
+    let mut run = command("cargo");
+    run.args(["run", "--release", "-q", "-p", "quernel-fuzz", "--", "differential"]).args(arguments);
+    succeed(run, "quernel-fuzz differential")
 }
 
 /// The folder of the workspace.

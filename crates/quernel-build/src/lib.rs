@@ -180,7 +180,8 @@ impl Model {
             return Err(Diagnostic::new(Code::BadOption, format!("{name:?} cannot name a Rust module")).help(help).into());
         }
         let prefix = quernel::symbol_name(&format!("{}_{name}", cargo.package));
-        let options = ModelOptions { dims: self.dims.clone(), pins: self.pins.clone(), name: Some(prefix.clone()) };
+        let options =
+            ModelOptions { dims: self.dims.clone(), pins: self.pins.clone(), name: Some(prefix.clone()), ..ModelOptions::default() };
         let model = quernel::Model::read(&self.file, &options)?;
         model.files().iter().skip(1).for_each(|f| changed(f));
         let target = cargo.target(self.cpu.as_deref())?;

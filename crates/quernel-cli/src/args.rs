@@ -2,7 +2,11 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use quernel::{Budget, Recovery, quant::Width};
-use std::{ffi::OsString, ops::Range, path::PathBuf};
+use std::{
+    ffi::OsString,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 /// Compiles ONNX models to quantized native code.
 #[derive(Parser, Debug)]
@@ -11,6 +15,9 @@ pub struct Args {
     /// How errors are written.
     #[arg(long, global = true, value_enum, default_value = "human", help_heading = "Global options")]
     pub error_format: ErrorFormat,
+    /// Memory this process may use, in bytes or with K, M or G behind the number.
+    #[arg(long, global = true, value_name = "BYTES", default_value = "16G", value_parser = size, help_heading = "Global options")]
+    pub max_memory: usize,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -63,6 +70,25 @@ pub struct Verify {
     /// Its C header; by default the file beside it with the suffix `h`, when there is one.
     #[arg(long, value_name = "FILE")]
     pub header: Option<PathBuf>,
+}
+
+impl Command {
+    /// The file it is mainly about.
+    pub fn file(&self) -> Option<&Path> {
+        Some(match self {
+            Self::Compile(a) => &a.compiling.model,
+            Self::Calibrate(a) => &a.model,
+            Self::Inspect(a) => &a.file,
+            Self::Opt(a) => &a.file,
+            Self::Run(a) => &a.compiling.model,
+            Self::Eval(a) => &a.compiling.model,
+            Self::Compare(a) => &a.compiling.model,
+            Self::Report(a) => &a.compiling.model,
+            Self::Bench(a) => &a.compiling.model,
+            Self::Verify(a) => &a.object,
+            Self::Targets | Self::Explain { .. } => return None,
+        })
+    }
 }
 
 /// Where scales of activations come from.
@@ -131,6 +157,9 @@ pub struct Compiling {
     /// Prefix of every symbol; made from the file name by default.
     #[arg(long, value_name = "SYMBOL")]
     pub name: Option<String>,
+    /// What the model may ask for (docs/limits.md lists the names); may be given several times.
+    #[arg(long = "limit", value_name = "NAME=NUMBER", value_parser = limit)]
+    pub limits: Vec<(String, usize)>,
     /// Extent of a symbolic dimension.
     #[arg(long = "dim", value_name = "NAME=EXTENT", value_parser = dimension)]
     pub dims: Vec<(String, usize)>,
@@ -377,6 +406,25 @@ fn pair<'a>(text: &'a str, what: &str) -> Result<(&'a str, &'a str), String> {
     text.split_once('=').filter(|(a, b)| !a.is_empty() && !b.is_empty()).ok_or_else(|| format!("expected {what}"))
 }
 
+fn limit(text: &str) -> Result<(String, usize), String> {
+    let (name, number) = pair(text, "NAME=NUMBER")?;
+    quernel::onnx::Limits::default().set(name, 0)?;
+    Ok((name.into(), size(number)?))
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(['K', 'M', 'G']);
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return Err(format!("{text:?} is not a size such as 512M")),
+    };
+    let size = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(1 << shift)).filter(|n| *n > 0);
+    size.ok_or_else(|| format!("{text:?} is not a size such as 512M"))
+}
+
 fn dimension(text: &str) -> Result<(String, usize), String> {
     let (name, extent) = pair(text, "NAME=EXTENT")?;
     let extent = extent.parse().ok().filter(|e| *e > 0).ok_or_else(|| format!("{extent:?} is not a positive number"))?;
@@ -415,6 +463,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_a_unit() {
+        assert_eq!((size("7"), size("512M"), size("2G")), (Ok(7), Ok(512 << 20), Ok(2 << 30)));
+        for bad in ["", "M", "0", "1T", "-1", "1MM", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

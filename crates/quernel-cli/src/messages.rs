@@ -4,9 +4,9 @@ use crate::args::ErrorFormat;
 use indicatif::{ProgressBar, ProgressStyle};
 use quernel::{
     Failure, Progress,
-    ir::{Class, Diagnostic, diag::Remark},
+    ir::{Class, Code, Diagnostic, diag::Remark},
 };
-use std::{cell::RefCell, process::ExitCode};
+use std::{cell::RefCell, path::Path, process::ExitCode};
 
 /// Where messages go.
 pub struct Messages {
@@ -40,6 +40,17 @@ impl Messages {
         }
         let bug = failure.0.iter().any(|d| d.code.class() == Class::Bug);
         ExitCode::from(if bug { 101 } else { 1 })
+    }
+
+    /// What is said when a file needs more memory than there is, or than it may have.
+    pub fn out_of_memory(&self, file: Option<&Path>, most: usize) -> String {
+        let d = Diagnostic::new(Code::LimitExceeded, format!("needs more memory than there is, or than the limit of {most} bytes"))
+            .in_file(file.map_or_else(|| "this process".into(), |f| f.display().to_string()))
+            .help("`--max-memory` sets the limit");
+        match self.format {
+            ErrorFormat::Human => d.to_string(),
+            ErrorFormat::Json => json(&d),
+        }
     }
 
     /// Writes remarks, or how many there are. A remark of calibration is always shown: it says what the ranges are worth.

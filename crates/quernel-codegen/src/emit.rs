@@ -17,7 +17,7 @@
 //! * Scalars: bytes load as i32 (`e.load_byte(p, off, signed)`), f32 as f32; `e.store_byte` keeps the low byte.
 //! * Vectors exist only when `e.vectors()`: always write the scalar form first; it serves every CPU. `e.load(I8X16, ..)`,
 //!   widening with `e.widen_bytes`, partial stores with `e.store_low_bytes`. Vectors imply a little-endian machine.
-//! * Arithmetic that must match [`quernel_ir::exact`]: `e.requantize`, `e.quantize`, `e.clip`, `e.round_even` and their
+//! * Arithmetic that must match [`quernel_ir::exact`]: `e.requantize`, `e.quantize`, `e.bound`, `e.round_even` and their
 //!   `_v` forms in `emit/arith.rs`. Never use CLIF's `fmin`/`fmax` (long NaN sequences), `nearest`, `ceil`, `floor`,
 //!   `trunc`, `fma` (library calls on some levels), or `fcvt_to_*` of an unclamped float.
 //! * Anything else: `e.b.ins()` is Cranelift's instruction builder.
@@ -466,10 +466,5 @@ impl<'f> Emitter<'f> {
     pub fn min_first(&mut self, a: Value, b: Value) -> Value {
         let c = self.b.ins().fcmp(FloatCC::LessThan, a, b);
         self.b.ins().select(c, a, b)
-    }
-    /// [`quernel_ir::exact::clip`].
-    pub fn clip(&mut self, x: Value, lo: Value, hi: Value) -> Value {
-        let x = self.max_first(x, lo);
-        self.min_first(x, hi)
     }
 }

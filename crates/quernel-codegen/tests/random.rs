@@ -1,8 +1,6 @@
 //! Whole random programs: compiled code gives the interpreter's bytes for every kind of step, on every level.
 
 mod common;
-#[path = "../../quernel-lower/tests/support/mod.rs"]
-mod support;
 
 use common::differences;
 use quernel_ir::{
@@ -20,10 +18,10 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// The program of a random graph, and bytes for its inputs.
 fn program(seed: u64, ops: usize) -> (Program, Vec<Vec<u8>>) {
-    let g = support::Net::random(seed, ops);
+    let g = quernel_test::Net::random(seed, ops);
     let proof = verify(&g, Stage::Quantized).unwrap_or_else(|f| panic!("seed {seed}: {f:?}"));
     let lowered = lower(&proof, &Options { in_place: !seed.is_multiple_of(3) }).unwrap_or_else(|d| panic!("seed {seed}: {d:?}"));
-    let inputs = support::inputs(&g, seed).iter().map(|t| t.bytes().to_vec()).collect();
+    let inputs = quernel_test::inputs(&g, seed).iter().map(|t| t.bytes().to_vec()).collect();
     (lowered.program, inputs)
 }
 

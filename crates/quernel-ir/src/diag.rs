@@ -72,7 +72,7 @@ codes! {
     9 BadGraph User "the graph breaks a rule of ONNX"
         "Duplicate names, missing outputs, wrong number of operands, an unknown opset.";
     10 LimitExceeded Limit "a limit was exceeded"
-        "Limits on elements, bytes, nodes and depth keep a hostile file from exhausting the machine. They are listed in `docs/architecture.md`.";
+        "Limits on elements, bytes, nodes and depth keep a hostile file from exhausting the machine. `docs/limits.md` lists them; `--limit` and `--max-memory` set some.";
     11 UnsupportedType Unsupported "an element type is not supported here"
         "The operator is supported, but not for this element type.";
     12 UnsupportedForm Unsupported "this form of an operator is not supported"

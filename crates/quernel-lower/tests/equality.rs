@@ -1,12 +1,10 @@
 //! A lowered program computes the bytes of its graph, floats included.
 
-mod support;
-
 use quernel_interp::{run_graph, run_program, verify_program};
 use quernel_ir::{Graph, Stage, program::What, verify};
 use quernel_lower::{Options, lower};
+use quernel_test::Net;
 use std::collections::BTreeMap;
-use support::Net;
 
 /// Counts of what was compared: step kinds, details of them, and outputs that are not all one value.
 #[derive(Default)]
@@ -34,7 +32,7 @@ impl Seen {
 
 fn check(g: &Graph, seed: u64, seen: &mut Seen) {
     let proof = verify(g, Stage::Quantized).unwrap_or_else(|f| panic!("seed {seed}: {f:?}"));
-    let inputs = support::inputs(g, seed);
+    let inputs = quernel_test::inputs(g, seed);
     let want = run_graph(g, &inputs).unwrap_or_else(|d| panic!("seed {seed}: {d:?}"));
     for in_place in [true, false] {
         let program = lower(&proof, &Options { in_place }).unwrap_or_else(|d| panic!("seed {seed}: {d:?}")).program;

@@ -1,7 +1,5 @@
 //! What programs look like: which moves are absent, where margins and constants lie, what is refused.
 
-mod support;
-
 use quernel_ir::{
     Act, Binary, Code, Elem, Graph, Multiplier, Op, Origin, PoolKind, Quant, Scheme, Stage, Storage, Tensor, TensorTy, Value, Window,
     WindowDim,
@@ -9,7 +7,7 @@ use quernel_ir::{
     verify,
 };
 use quernel_lower::{Lowered, Options, lower};
-use support::Net;
+use quernel_test::Net;
 
 fn lowered(g: &Graph) -> Lowered {
     let proof = verify(g, Stage::Quantized).unwrap_or_else(|f| panic!("{f:?}"));

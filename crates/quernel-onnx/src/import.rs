@@ -4,7 +4,9 @@ mod scopes;
 
 use crate::{
     Imported, NEWEST_OPSET, OLDEST_OPSET, Options,
-    generated::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Extent},
+    generated::{
+        FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Extent,
+    },
     integers, limits,
     node::{NodeCx, Stored},
     ops::{self, Operator},
@@ -19,9 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// # Errors
 /// All faults that were found, each located; at most [`limits::DIAGNOSTICS`].
 pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, Vec<Diagnostic>> {
-    let model = decode(bytes).map_err(|d| vec![d])?;
+    let model = decode(bytes, &options.limits).map_err(|d| vec![d])?;
     let opset = opset(&model).map_err(|d| vec![d])?;
     let Some(graph) = &model.graph else { return Err(vec![not_onnx("the message holds no graph")]) };
+    scopes::functions_once(&model.functions).map_err(|d| vec![d])?;
     let name = options.name.clone().or_else(|| graph.name.clone()).unwrap_or_else(|| "model".into());
     let mut importer = Importer {
         graph: Graph::new(name),
@@ -31,7 +34,6 @@ pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, Vec<Diagnosti
         functions: &model.functions,
         visited: 0,
         names: BTreeSet::new(),
-        constant_bytes: 0,
         found: Vec::new(),
         remarks: Vec::new(),
         stored: Stored::default(),
@@ -59,7 +61,7 @@ fn not_onnx(message: &str) -> Diagnostic {
     Diagnostic::new(Code::NotOnnx, message)
 }
 
-fn decode(bytes: &[u8]) -> Result<ModelProto, Diagnostic> {
+fn decode(bytes: &[u8], limits: &limits::Limits) -> Result<ModelProto, Diagnostic> {
     if bytes.is_empty() {
         return Err(not_onnx("the file is empty"));
     }
@@ -80,8 +82,8 @@ fn decode(bytes: &[u8]) -> Result<ModelProto, Diagnostic> {
             Code::LimitExceeded,
             format!("the graph has {} inputs and {} outputs; the limit is {} each", g.input.len(), g.output.len(), limits::PORTS),
         )),
-        Some(g) if g.node.len() > limits::NODES => {
-            Err(Diagnostic::new(Code::LimitExceeded, format!("the graph has {} nodes; the limit is {}", g.node.len(), limits::NODES)))
+        Some(g) if g.node.len() > limits.nodes => {
+            Err(Diagnostic::new(Code::LimitExceeded, format!("the graph has {} nodes; the limit is {}", g.node.len(), limits.nodes)))
         }
         Some(_) => Ok(model),
     }
@@ -121,7 +123,6 @@ struct Importer<'a> {
     visited: usize,
     /// Names of values inside bodies.
     names: BTreeSet<String>,
-    constant_bytes: usize,
     found: Vec<Diagnostic>,
     remarks: Vec<Remark>,
     stored: Stored,
@@ -154,8 +155,9 @@ impl<'a> Importer<'a> {
     /// A list of nodes in the scope at hand.
     fn nodes(&mut self, nodes: &[NodeProto]) {
         self.visited = self.visited.saturating_add(nodes.len());
-        if self.visited > limits::NODES {
-            self.found.push(Diagnostic::new(Code::LimitExceeded, format!("unrolled, the graph has more than {} nodes", limits::NODES)));
+        let most = self.options.limits.nodes;
+        if self.visited > most {
+            self.found.push(Diagnostic::new(Code::LimitExceeded, format!("unrolled, the graph has more than {most} nodes")));
             return;
         }
         self.defined_once(nodes);
@@ -189,9 +191,10 @@ impl<'a> Importer<'a> {
                 continue;
             }
             let read = tensor::read(initializer, self.options).and_then(|t| {
-                self.constant_bytes = self.constant_bytes.saturating_add(t.ty.bytes());
-                if self.constant_bytes > limits::CONSTANT_BYTES {
-                    return Err(Diagnostic::new(Code::LimitExceeded, format!("constants take more than {} bytes", limits::CONSTANT_BYTES)));
+                self.stored.given = self.stored.given.saturating_add(t.ty.bytes());
+                let most = self.options.limits.constant_bytes;
+                if self.stored.given > most {
+                    return Err(Diagnostic::new(Code::LimitExceeded, format!("constants take more than {most} bytes")));
                 }
                 Ok(t)
             });
@@ -213,6 +216,8 @@ impl<'a> Importer<'a> {
 
     fn inputs(&mut self, proto: &GraphProto) {
         let mut seen = BTreeSet::new();
+        let stored = |t: &'_ TensorProto| Some((t.name.clone()?, t.data_type.unwrap_or(0)));
+        let stored: BTreeMap<String, i32> = proto.initializer.iter().filter_map(stored).collect();
         for input in &proto.input {
             let name = input.name.as_deref().unwrap_or_default();
             let place = format!("input {name:?}");
@@ -223,7 +228,7 @@ impl<'a> Importer<'a> {
             }
             // Before IR version 4 every initializer had to be listed as an input, too.
             if let Some(&v) = self.scope.env.get(name) {
-                if let Err(d) = self.declared(input, v) {
+                if let Err(d) = self.declared(input, v, stored.get(name).copied()) {
                     self.found.push(d.at(place));
                 }
                 continue;
@@ -280,6 +285,7 @@ impl<'a> Importer<'a> {
         let scalar = tensor::scalar(elem)
             .ok_or_else(|| Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}", tensor::type_name(elem))))?;
         let dims = self.input_dims(input)?;
+        tensor::within(&dims, self.options)?;
         if dims.contains(&0) {
             return Err(Diagnostic::new(
                 Code::UnsupportedForm,
@@ -317,13 +323,13 @@ impl<'a> Importer<'a> {
     }
 
     /// An initializer that is listed as an input has the type and shape it is listed with.
-    fn declared(&self, input: &ValueInfoProto, v: Value) -> Result<(), Diagnostic> {
+    fn declared(&self, input: &ValueInfoProto, v: Value, stored: Option<i32>) -> Result<(), Diagnostic> {
         let Some(ty) = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()) else { return Ok(()) };
         let own = self.graph.ty(v);
-        if let (Some(elem), Elem::Scalar(scalar)) = (ty.elem_type.filter(|e| *e != 0), &own.elem)
-            && tensor::scalar(elem) != Some(*scalar)
+        if let (Some(elem), Some(stored)) = (ty.elem_type.filter(|e| *e != 0), stored)
+            && elem != stored
         {
-            let message = format!("is declared as {}, and its initializer is {}", tensor::type_name(elem), own.elem);
+            let message = format!("is declared as {}, and its initializer is {}", tensor::type_name(elem), tensor::type_name(stored));
             return Err(Diagnostic::new(Code::BadGraph, message));
         }
         let Some(shape) = &ty.shape else { return Ok(()) };

@@ -20,10 +20,12 @@
 mod compose;
 mod export;
 #[rustfmt::skip]
+#[allow(missing_docs)]
 mod generated;
 mod import;
 mod integers;
 mod known;
+pub mod limits;
 mod node;
 mod ops;
 mod precision;
@@ -31,6 +33,7 @@ mod tensor;
 
 pub use export::{EXPORTED_OPSET, export};
 pub use import::import;
+pub use limits::{Limits, limits_markdown};
 pub use ops::{MICROSOFT, Operator, QONNX, SUPPORTED, supported_ops_markdown};
 
 use quernel_ir::{Graph, diag::Remark};
@@ -47,6 +50,8 @@ pub struct Options {
     pub name: Option<String>,
     /// The folder that external data may be read from. `None` refuses external data.
     pub external: Option<PathBuf>,
+    /// What a file may ask for.
+    pub limits: Limits,
 }
 
 /// An imported model.
@@ -69,24 +74,18 @@ pub const OLDEST_OPSET: i64 = 7;
 /// Newest operator set that is understood.
 pub const NEWEST_OPSET: i64 = 28;
 
-/// Limits that keep a hostile file from exhausting the machine.
-pub mod limits {
-    /// Elements of one tensor.
-    pub const ELEMENTS: usize = 1 << 31;
-    /// Bytes of all constants.
-    pub const CONSTANT_BYTES: usize = 4 << 30;
-    /// Inputs, and outputs, of a graph.
-    pub const PORTS: usize = 1 << 10;
-    /// Nodes of a graph.
-    pub const NODES: usize = 1 << 20;
-    /// Bodies (of functions, conditions, loops) inside one another.
-    pub const DEPTH: usize = 16;
-    /// Rounds of an unrolled loop.
-    pub const ROUNDS: usize = 1 << 14;
-    /// Axes of a tensor.
-    pub const RANK: usize = 8;
-    /// Elements of an integer constant that import computes with.
-    pub const SHAPE_ELEMENTS: usize = 1 << 12;
-    /// Diagnostics of one import.
-    pub const DIAGNOSTICS: usize = 100;
+/// The messages of a file, for programs that write models or damage them.
+pub mod proto {
+    pub use crate::generated::*;
+    use prost::Message;
+
+    /// The message in a file; `None` when the bytes hold none.
+    pub fn decode(bytes: &[u8]) -> Option<ModelProto> {
+        ModelProto::decode(bytes).ok()
+    }
+
+    /// The bytes of a file.
+    pub fn encode(model: &ModelProto) -> Vec<u8> {
+        model.encode_to_vec()
+    }
 }

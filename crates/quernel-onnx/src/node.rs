@@ -34,6 +34,8 @@ pub(crate) struct Stored {
     pub types: BTreeMap<Value, Storage>,
     /// The f32 behind a float of another width.
     pub wide: BTreeMap<Value, Value>,
+    /// Bytes of constants of the file.
+    pub given: usize,
     /// Bytes of constants that were made from others.
     pub made: usize,
 }
@@ -58,10 +60,11 @@ impl NodeCx<'_> {
     /// Counts bytes of a constant that is made from another; many nodes may read one initializer.
     pub fn take_bytes(&mut self, bytes: usize) -> Result<(), Diagnostic> {
         self.stored.made = self.stored.made.saturating_add(bytes);
-        if self.stored.made <= limits::CONSTANT_BYTES {
+        let most = self.options.limits.made_bytes.saturating_add(limits::MADE_PER_GIVEN.saturating_mul(self.stored.given));
+        if self.stored.made <= most {
             return Ok(());
         }
-        Err(self.err(Code::LimitExceeded, format!("constants made from others take more than {} bytes", limits::CONSTANT_BYTES)))
+        Err(self.err(Code::LimitExceeded, format!("constants made from others take more than {most} bytes")))
     }
     /// The integer storage of a tensor attribute, where its element type is narrower than what holds it.
     pub fn narrow(&self, name: &str) -> Option<Storage> {
@@ -224,7 +227,7 @@ impl NodeCx<'_> {
         if dims.len() > limits::RANK {
             return Err(self.err(Code::LimitExceeded, format!("the result has {} axes; the limit is {}", dims.len(), limits::RANK)));
         }
-        tensor::count(&dims).map_err(|d| d.at(self.label))?;
+        tensor::within(&dims, self.options).map_err(|d| d.at(self.label))?;
         let ty = TensorTy::new(dims, elem);
         verify::elements(&op, &types, &ty).map_err(|e| self.err(Code::UnsupportedType, e))?;
         let constants: Option<Vec<&Tensor>> = args.iter().map(|&a| self.g.tensor(a)).collect();

@@ -21,6 +21,10 @@ pub fn build(cx: &mut NodeCx<'_>, operator: &Operator) -> Built {
     if given.iter().all(|&v| other_float(cx, v).is_none()) {
         return (operator.build)(cx);
     }
+    let scaled = matches!(operator.name, "QuantizeLinear" | "DequantizeLinear");
+    if scaled && cx.optional(1).is_some_and(|v| other_float(cx, v) == Some(Scalar::F64)) {
+        return Err(cx.err(Code::UnsupportedType, "its scale is a 64-bit float"));
+    }
     let casts = matches!(operator.name, "Cast" | "CastLike" | "BitCast");
     let handed_on = given.iter().any(|&v| other_float(cx, v) != Some(Scalar::F64) && cx.stored.wide.contains_key(&v));
     if casts || !handed_on {

@@ -82,11 +82,21 @@ pub fn count(dims: &[usize]) -> Result<usize, Diagnostic> {
     }
 }
 
+/// Whether the elements are within what the user allows, which may be fewer than [`count`] does.
+pub fn within(dims: &[usize], options: &Options) -> Result<(), Diagnostic> {
+    let (n, most) = (count(dims)?, options.limits.elements);
+    if n <= most {
+        return Ok(());
+    }
+    Err(Diagnostic::new(Code::LimitExceeded, format!("a tensor of dimensions {dims:?} is larger than {most} elements")))
+}
+
 /// Reads a tensor. Its bytes are checked against its dimensions before anything is allocated for them.
 pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic> {
     let bad = |message: String| Diagnostic::new(Code::BadTensor, message);
     let unsupported = |message: String| Diagnostic::new(Code::UnsupportedType, message);
     let dims = dimensions(&proto.dims)?;
+    within(&dims, options)?;
     let n = count(&dims)?;
     let raw_type = proto.data_type.unwrap_or(0);
     let data_type = DataType::try_from(raw_type).map_err(|_| bad(format!("has the unknown element type {raw_type}")))?;
@@ -240,6 +250,17 @@ pub fn external_files(graph: &GraphProto) -> Vec<String> {
     files.into_iter().collect()
 }
 
+/// Names of a file. A second one may lie anywhere: the path does not tell.
+#[cfg(unix)]
+fn links(metadata: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(metadata)
+}
+
+#[cfg(not(unix))]
+fn links(_: &std::fs::Metadata) -> u64 {
+    1
+}
+
 /// Reads `length` bytes beside the model. Nothing outside its folder is opened.
 fn external_data(proto: &TensorProto, length: usize, options: &Options) -> Result<Vec<u8>, Diagnostic> {
     let bad = |message: String| Diagnostic::new(Code::BadTensor, message);
@@ -275,6 +296,10 @@ fn external_data(proto: &TensorProto, length: usize, options: &Options) -> Resul
     let metadata = real.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(bad(format!("names external data {location:?}, which is not a regular file")));
+    }
+    if links(&metadata) > 1 {
+        return Err(bad(format!("names external data {location:?}, which is also a file elsewhere (a hard link)"))
+            .help("copy it, so that the folder of the model has a file of its own"));
     }
     if offset.checked_add(length as u64).is_none_or(|end| end > metadata.len()) {
         return Err(bad(format!("needs bytes {offset}..{offset}+{length} of {location:?}, which has {}", metadata.len())));

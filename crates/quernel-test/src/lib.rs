@@ -27,12 +27,20 @@
 //!
 //! A line `; promise noise 25` in a case replaces the promise for that case. `INSTA_UPDATE=always` rewrites snapshots.
 //!
+//! Random graphs for tests of everything behind import come from [`Net`].
+//!
 //! Every function panics on failure, as tests do.
 
+mod draw;
+mod exported;
 mod integers;
+mod net;
 mod random;
 
+pub use draw::Rng;
+pub use exported::quantize_options;
 pub use integers::check_integers;
+pub use net::Net;
 pub use random::{inputs, ranges};
 
 use quernel_interp::run_graph;

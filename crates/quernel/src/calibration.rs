@@ -139,6 +139,9 @@ pub fn calibrate(
     observe(model, &samples, remarks, progress).map(|r| Some(Arc::new(r)))
 }
 
+/// Nodes of a model that tract loads in time: it compares every name with all others.
+const FLOAT_ENGINE_NODES: usize = 1 << 14;
+
 /// Observes the named values of the folded network: in tract where it knows all of them, in our own compiled code
 /// otherwise, and in the reference interpreter where there is no code for an operator.
 fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress: &mut dyn FnMut(Progress)) -> Result<Ranges, Failure> {
@@ -146,16 +149,18 @@ fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress
     let mut graph = model.imported.graph.clone();
     fold_pipeline().run(&mut graph, &mut Cx::default(), &mut |_, _| ())?;
     let wanted: BTreeSet<&str> = observed_values(&graph).map(|v| graph.values[v].name.as_str()).collect();
-    let engine = match FloatModel::load(&model.bytes, &model.dims, &model.pins) {
-        Ok(engine) => {
+    let nodes = model.imported.graph.order.len();
+    let engine = match (nodes <= FLOAT_ENGINE_NODES).then(|| FloatModel::load(&model.bytes, &model.dims, &model.pins)) {
+        None => Err(format!("the float engine (tract) takes too long over {nodes} nodes")),
+        Some(Ok(engine)) => {
             let known: BTreeSet<&str> = engine.tensors().iter().map(String::as_str).collect();
             match wanted.iter().find(|name| !known.contains(*name)) {
                 None => Ok(engine),
                 Some(missing) => Err(format!("the float engine (tract) does not show {missing:?}")),
             }
         }
-        Err(d) if d.code == Code::FloatRunFailed => Err(d.message),
-        Err(d) => return Err(d.in_file(&model.file).into()),
+        Some(Err(d)) if d.code == Code::FloatRunFailed => Err(d.message),
+        Some(Err(d)) => return Err(d.in_file(&model.file).into()),
     };
     let why = match engine.map(|e| e.calibrate(samples, &mut step)) {
         Ok(Ok(ranges)) => return Ok(ranges.with_model_hash(model.hash())),

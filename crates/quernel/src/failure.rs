@@ -31,6 +31,7 @@ impl From<Vec<Diagnostic>> for Failure {
 pub fn diagnostic_json(d: &Diagnostic) -> String {
     serde_json::json!({
         "code": d.code.to_string(),
+        "class": d.code.class().name(),
         "title": d.code.title(),
         "message": d.message,
         "file": d.location.file,

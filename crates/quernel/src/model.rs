@@ -2,7 +2,7 @@
 
 use crate::Failure;
 use quernel_ir::{Code, Diagnostic, tensor::fnv1a};
-use quernel_onnx::Imported;
+use quernel_onnx::{Imported, Limits};
 use quernel_quant::Bound;
 use std::{collections::BTreeMap, io::Read, path::Path};
 
@@ -15,6 +15,8 @@ pub struct ModelOptions {
     pub pins: BTreeMap<String, Vec<f64>>,
     /// Prefix of every symbol; by default made from the file name.
     pub name: Option<String>,
+    /// What the file may ask for.
+    pub limits: Limits,
 }
 
 /// An imported model and the bytes it came from (the float engine and the hash need them).
@@ -100,8 +102,13 @@ impl Model {
                 .help("a name holds letters, digits and underscores, and starts with a letter")
                 .into());
         }
-        let import =
-            quernel_onnx::Options { dims: options.dims.clone(), pins: options.pins.clone(), name: Some(name.clone()), external: folder };
+        let import = quernel_onnx::Options {
+            dims: options.dims.clone(),
+            pins: options.pins.clone(),
+            name: Some(name.clone()),
+            external: folder,
+            limits: options.limits.clone(),
+        };
         let imported = quernel_onnx::import(&bytes, &import).map_err(|all| Failure(all).in_file(&file))?;
         Ok(Self { name, file, bytes, dims: options.dims.clone(), pins: options.pins.clone(), imported })
     }

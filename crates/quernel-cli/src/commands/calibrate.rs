@@ -9,7 +9,7 @@ use quernel::{
 pub fn run(a: &Calibrate, messages: &Messages) -> Result<(), Failure> {
     let model = Model::read(
         &a.model,
-        &ModelOptions { dims: a.dims.iter().cloned().collect(), pins: a.pins.iter().cloned().collect(), name: None },
+        &ModelOptions { dims: a.dims.iter().cloned().collect(), pins: a.pins.iter().cloned().collect(), ..ModelOptions::default() },
     )?;
     let mut remarks = Vec::new();
     let mut merged: Option<Ranges> = None;

@@ -26,7 +26,7 @@ pub fn run(a: &Inspect, messages: &Messages) -> Result<(), Failure> {
         _ => {
             let model = Model::read(
                 &a.file,
-                &ModelOptions { dims: a.dims.iter().cloned().collect(), pins: a.pins.iter().cloned().collect(), name: None },
+                &ModelOptions { dims: a.dims.iter().cloned().collect(), pins: a.pins.iter().cloned().collect(), ..ModelOptions::default() },
             )?;
             messages.remarks(&model.imported.remarks, true);
             let g = &model.imported.graph;

@@ -5,6 +5,7 @@ use quernel::{
     Compiler, Failure, Model, ModelOptions, Recovery,
     codegen::{Level, Target},
     ir::{Code, Diagnostic},
+    onnx::Limits,
     passes::Activations,
     quant::{Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
 };
@@ -12,7 +13,11 @@ use std::io::Write;
 
 pub fn model(a: &Compiling) -> Result<Model, Failure> {
     let (dims, pins) = (a.dims.iter().cloned().collect(), a.pins.iter().cloned().collect());
-    Model::read(&a.model, &ModelOptions { dims, pins, name: a.name.clone() })
+    let mut limits = Limits::default();
+    for (name, number) in &a.limits {
+        limits.set(name, *number).map_err(|e| Diagnostic::new(Code::BadOption, e))?;
+    }
+    Model::read(&a.model, &ModelOptions { dims, pins, name: a.name.clone(), limits })
 }
 
 pub fn samples(a: &Sampling) -> Result<SampleOptions, Failure> {

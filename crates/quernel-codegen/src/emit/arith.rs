@@ -23,10 +23,10 @@ pub struct BytesEnd {
 /// Bounds of a float result, in registers.
 #[derive(Clone, Copy, Debug)]
 pub struct FloatEnd {
-    /// Lower bound.
-    pub lo: Value,
-    /// Upper bound.
-    pub hi: Value,
+    /// Lower bound, unless it is infinite.
+    lo: Option<Value>,
+    /// Upper bound, unless it is infinite.
+    hi: Option<Value>,
 }
 
 fn bias_bits(zero: i32) -> i32 {
@@ -132,22 +132,34 @@ impl Emitter<'_> {
 
     /// Bounds of a float result, scalar.
     pub fn float_end(&mut self, lo: f32, hi: f32) -> FloatEnd {
-        FloatEnd { lo: self.f32(lo), hi: self.f32(hi) }
+        let (below, above) = (lo > f32::NEG_INFINITY, hi < f32::INFINITY);
+        FloatEnd { lo: below.then(|| self.f32(lo)), hi: above.then(|| self.f32(hi)) }
     }
     /// Bounds of a float result, vector.
     pub fn float_end_v(&mut self, lo: f32, hi: f32) -> FloatEnd {
-        FloatEnd { lo: self.splat_f32(lo), hi: self.splat_f32(hi) }
+        let (below, above) = (lo > f32::NEG_INFINITY, hi < f32::INFINITY);
+        FloatEnd { lo: below.then(|| self.splat_f32(lo)), hi: above.then(|| self.splat_f32(hi)) }
     }
-    /// [`quernel_ir::exact::scale_to_float`].
+    /// [`quernel_ir::float::bound`].
+    pub fn bound(&mut self, x: Value, end: &FloatEnd) -> Value {
+        let x = end.lo.map_or(x, |lo| self.max_first(x, lo));
+        end.hi.map_or(x, |hi| self.min_first(x, hi))
+    }
+    /// [`Self::bound`] on f32x4.
+    pub fn bound_v(&mut self, x: Value, end: &FloatEnd) -> Value {
+        let x = end.lo.map_or(x, |lo| self.max_first_v(x, lo));
+        end.hi.map_or(x, |hi| self.min_first_v(x, hi))
+    }
+    /// [`quernel_ir::exact::scale_to_float`], whose sum is a number, so that an infinite bound changes nothing.
     pub fn scale_to_float(&mut self, acc: Value, scale: Value, end: &FloatEnd) -> Value {
         let t = self.b.ins().fcvt_from_sint(types::F32, acc);
         let p = self.b.ins().fmul(t, scale);
-        self.clip(p, end.lo, end.hi)
+        self.bound(p, end)
     }
     /// [`Self::scale_to_float`] on i32x4 and f32x4.
     pub fn scale_to_float_v(&mut self, acc: Value, scale: Value, end: &FloatEnd) -> Value {
         let t = self.b.ins().fcvt_from_sint(types::F32X4, acc);
         let p = self.b.ins().fmul(t, scale);
-        self.clip_v(p, end.lo, end.hi)
+        self.bound_v(p, end)
     }
 }

@@ -71,11 +71,6 @@ impl Emitter<'_> {
     fn cast_mask(&mut self, c: Value) -> Value {
         self.b.ins().bitcast(F32X4, MemFlagsData::new().with_endianness(Endianness::Little), c)
     }
-    /// [`quernel_ir::exact::clip`] per lane.
-    pub fn clip_v(&mut self, x: Value, lo: Value, hi: Value) -> Value {
-        let x = self.max_first_v(x, lo);
-        self.min_first_v(x, hi)
-    }
 
     /// Bytes 0..8 and 8..16 as i16x8.
     pub fn widen_bytes(&mut self, v: Value, signed: bool) -> [Value; 2] {

@@ -80,7 +80,7 @@ fn finish_one(e: &mut Emitter, acc: Value, bias: Ptr, residual: Option<Ptr>, end
         let r = e.load_f32(r, 0);
         y = e.b.ins().fadd(y, r);
     }
-    let y = e.clip(y, end.lo, end.hi);
+    let y = e.bound(y, end);
     e.store(y, to, 0);
 }
 
@@ -95,7 +95,7 @@ fn finish_sixteen(e: &mut Emitter, acc: &[Value], bias: Ptr, residual: Option<Pt
                 let r = e.load(F32X4, r, 16 * j as i64);
                 y = e.b.ins().fadd(y, r);
             }
-            e.clip_v(y, end.lo, end.hi)
+            e.bound_v(y, &end)
         })
         .collect();
     e.store_panel_floats(&y, lanes, to, 0);

@@ -107,10 +107,15 @@ impl Float {
             let from = zmmword_ptr(rbx + (m * stride + 64 * j));
             if masked { f.a.vaddps(r.k1(), r, from)? } else { f.a.vaddps(r, r, from)? }
         }
-        // Even infinite bounds: a NaN becomes the lower one.
-        let [lo, hi] = [self.lo, self.hi].map(|b| f.splat32(b.to_bits()));
-        f.a.vmaxps(r, r, zmmword_ptr(lo))?;
-        f.a.vminps(r, r, zmmword_ptr(hi))?;
+        // A NaN becomes the lower bound, and passes where that is infinite.
+        if self.lo > f32::NEG_INFINITY {
+            let lo = f.splat32(self.lo.to_bits());
+            f.a.vmaxps(r, r, zmmword_ptr(lo))?;
+        }
+        if self.hi < f32::INFINITY {
+            let hi = f.splat32(self.hi.to_bits());
+            f.a.vminps(r, r, zmmword_ptr(hi))?;
+        }
         let to = zmmword_ptr(r8 + (m * self.out_pixel + 64 * j));
         if masked { f.a.vmovups(to.k1(), r) } else { f.a.vmovups(to, r) }
     }
@@ -139,9 +144,14 @@ impl Float {
                     f.a.vaddps(r, r, from)?;
                 }
             }
-            let [lo, hi] = [self.lo, self.hi].map(|b| f.splat32(b.to_bits()));
-            f.a.vmaxps(r, r, ymmword_ptr(lo))?;
-            f.a.vminps(r, r, ymmword_ptr(hi))?;
+            if self.lo > f32::NEG_INFINITY {
+                let lo = f.splat32(self.lo.to_bits());
+                f.a.vmaxps(r, r, ymmword_ptr(lo))?;
+            }
+            if self.hi < f32::INFINITY {
+                let hi = f.splat32(self.hi.to_bits());
+                f.a.vminps(r, r, ymmword_ptr(hi))?;
+            }
             let to = ymmword_ptr(r8 + (m * self.out_pixel + 64 * j + 32 * part));
             if here < 8 { f.a.vmaskmovps(to, mask, r)? } else { f.a.vmovups(to, r)? }
         }

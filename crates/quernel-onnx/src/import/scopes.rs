@@ -33,6 +33,18 @@ fn graph<'n>(label: &str, node: &'n NodeProto, name: &str) -> Result<&'n GraphPr
     attribute(node, name).and_then(|a| a.g.as_ref()).ok_or_else(|| Some(missing()))
 }
 
+/// Every function has one definition.
+pub fn functions_once(functions: &[FunctionProto]) -> Result<(), Diagnostic> {
+    let mut seen = std::collections::BTreeSet::new();
+    for f in functions {
+        let (domain, name) = (f.domain.as_deref().unwrap_or_default(), f.name.as_deref().unwrap_or_default());
+        if !seen.insert((domain, name, f.overload.as_deref().unwrap_or_default())) {
+            return Err(Diagnostic::new(Code::BadGraph, "is defined twice").at(format!("function {name:?} of domain {domain:?}")));
+        }
+    }
+    Ok(())
+}
+
 /// The node with the attributes of the call in place of references to them.
 fn bound(node: &NodeProto, given: &BTreeMap<&str, &AttributeProto>) -> NodeProto {
     let bind = |a: &AttributeProto| -> Option<AttributeProto> {
@@ -138,6 +150,9 @@ impl<'a> Importer<'a> {
         }
         let nodes: Vec<NodeProto> = function.node.iter().map(|n| bound(n, &given)).collect();
         let own = function.opset_import.iter().find(|o| is_default_domain(o.domain.as_deref())).and_then(|o| o.version);
+        if own.is_none() && function.node.iter().any(|n| is_default_domain(n.domain.as_deref())) {
+            return Err(fault(Code::BadGraph, "calls a function that does not say which version of the operator set it uses".into()));
+        }
         let own = own.unwrap_or(self.opset);
         let opset = std::mem::replace(&mut self.opset, own);
         let result = self.inside(scope, |s| {
@@ -186,8 +201,8 @@ impl<'a> Importer<'a> {
         let mut stacked: Vec<Vec<Value>> = vec![Vec::new(); scans];
         let mut round = 0;
         while going && trips.is_none_or(|t| round < t) {
-            if round as usize >= limits::ROUNDS {
-                let message = format!("runs more than {} rounds", limits::ROUNDS);
+            if round as usize >= self.options.limits.rounds {
+                let message = format!("runs more than {} rounds", self.options.limits.rounds);
                 return Err(Some(Diagnostic::new(Code::LimitExceeded, message).at(label)));
             }
             let number = self.graph.constant("", Tensor::i64([], &[round]));
@@ -227,12 +242,22 @@ impl<'a> Importer<'a> {
         let states = inputs.len().checked_sub(scanned).filter(|_| scanned > 0);
         let states = states.ok_or_else(|| fault(Code::BadAttribute, "attribute `num_scan_inputs` does not fit its operands"))?;
         let outputs = body.output.len().checked_sub(states).ok_or_else(|| fault(Code::BadGraph, "its body yields too few results"))?;
-        let list = |name: &str, n: usize| -> Vec<i64> {
-            let given = attribute(node, name).map(|a| a.ints.clone()).unwrap_or_default();
-            (0..n).map(|i| given.get(i).copied().unwrap_or(0)).collect()
+        let list = |name: &str, n: usize| -> Result<Vec<i64>, Fault> {
+            match attribute(node, name) {
+                None => Ok(vec![0; n]),
+                Some(a) if a.ints.len() == n => Ok(a.ints.clone()),
+                Some(a) => Err(fault(Code::BadAttribute, &format!("attribute `{name}` has {} elements instead of {n}", a.ints.len()))),
+            }
         };
-        let (axes, backward) = (list("scan_input_axes", scanned), list("scan_input_directions", scanned));
-        let (out_axes, out_backward) = (list("scan_output_axes", outputs), list("scan_output_directions", outputs));
+        let directions = |name: &str, n: usize| -> Result<Vec<i64>, Fault> {
+            let all = list(name, n)?;
+            match all.iter().find(|d| !(0..=1).contains(*d)) {
+                Some(d) => Err(fault(Code::BadAttribute, &format!("attribute `{name}` holds {d} instead of 0 or 1"))),
+                None => Ok(all),
+            }
+        };
+        let (axes, backward) = (list("scan_input_axes", scanned)?, directions("scan_input_directions", scanned)?);
+        let (out_axes, out_backward) = (list("scan_output_axes", outputs)?, directions("scan_output_directions", outputs)?);
         let mut at = Vec::new();
         for (&v, &axis) in inputs[states..].iter().zip(&axes) {
             let dims = &self.graph.ty(v).dims;
@@ -247,8 +272,9 @@ impl<'a> Importer<'a> {
         if at.iter().any(|(_, _, n)| *n != rounds) {
             return Err(fault(Code::ShapeMismatch, "scans tensors of different lengths"));
         }
-        if rounds > limits::ROUNDS || rounds == 0 {
-            return Err(fault(Code::LimitExceeded, &format!("runs {rounds} rounds; 1 to {} are supported", limits::ROUNDS)));
+        let most = self.options.limits.rounds;
+        if rounds > most || rounds == 0 {
+            return Err(fault(Code::LimitExceeded, &format!("runs {rounds} rounds; 1 to {most} are supported")));
         }
         let mut carried = inputs[..states].to_vec();
         let mut stacked: Vec<Vec<Value>> = vec![Vec::new(); outputs];

@@ -71,7 +71,10 @@ pub(super) fn params(cx: &NodeCx<'_>, si: usize, zi: usize) -> Result<Params, Di
             if zero.len() != scale.len() {
                 return Err(cx.err(Code::ShapeMismatch, format!("{} zero points for {} scales", zero.len(), scale.len())));
             }
-            (zero, storage(cx, v))
+            let storage = storage(cx, v).ok_or_else(|| {
+                cx.err(Code::UnsupportedType, format!("operand {zi}, a zero point, is {}, which nothing is stored in", cx.g.ty(v).elem))
+            })?;
+            (zero, Some(storage))
         }
     };
     Ok(Params { scale, zero, dims, storage })
@@ -358,6 +361,11 @@ pub(super) fn reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block
             }
             _ => constant_reals(cx, x, p, axis, block),
         };
+    }
+    if let (Some((own, ..)), Some(named)) = (tensor_params(cx, x), p.storage)
+        && own != named
+    {
+        return Err(cx.err(Code::BadGraph, format!("the zero point is a {named}, and the integers are {own}")));
     }
     if let (Some((_, scale, zero)), Some((s, z))) = (tensor_params(cx, x), p.one()) {
         if scale.to_bits() == s.to_bits() && i64::from(zero) == z {

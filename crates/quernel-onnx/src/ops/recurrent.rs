@@ -3,10 +3,7 @@
 //! The products with the inputs of all steps are one layer; what remains for a step is the product with the state before
 //! it and a few element-wise operators. Weights are shared by all steps.
 
-use crate::{
-    limits,
-    node::{Built, NodeCx},
-};
+use crate::node::{Built, NodeCx};
 use quernel_ir::{Act, Binary, Code, Diagnostic, Id, Multiplier, Op, Tensor, Unary, Value};
 
 /// What one direction computes with.
@@ -203,8 +200,9 @@ fn build(cx: &mut NodeCx<'_>, cell: Cell) -> Built {
     if cx.int("hidden_size")?.is_some_and(|h| usize::try_from(h) != Ok(hidden)) {
         return Err(cx.bad_attribute("attribute `hidden_size` does not fit the weights"));
     }
-    if time == 0 || time > limits::ROUNDS {
-        return Err(cx.err(Code::LimitExceeded, format!("runs over {time} steps; 1 to {} are supported", limits::ROUNDS)));
+    let most = cx.options.limits.rounds;
+    if time == 0 || time > most {
+        return Err(cx.err(Code::LimitExceeded, format!("runs over {time} steps; 1 to {most} are supported")));
     }
     if let Some(lengths) = cx.optional(4) {
         let known = cx.g.tensor(lengths).and_then(Tensor::to_ints);

@@ -49,6 +49,9 @@ fn window(cx: &NodeCx<'_>, extents: &[usize], kernel: &[usize]) -> Result<Vec<Wi
     let (pads, extra) = (list("pads", 0, 2 * rank)?, list("output_padding", 0, rank)?);
     let shape = cx.ints("output_shape")?;
     let auto = cx.text("auto_pad")?.unwrap_or_else(|| "NOTSET".into());
+    if !["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"].contains(&auto.as_str()) {
+        return Err(cx.bad_attribute(format!("attribute `auto_pad` is {auto:?}")));
+    }
     if strides.contains(&0) || dilations.contains(&0) || kernel.contains(&0) {
         return Err(cx.bad_attribute("kernel, strides and dilations have to be at least 1"));
     }

@@ -1,51 +1,36 @@
 //! Graphs for tests: helpers that add one layer each, and random graphs.
 
+use crate::Rng;
 use quernel_ir::{
     Act, Binary, Comparison, Elem, Graph, Index, Multiplier, Op, Origin, PoolKind, Quant, ReduceKind, Scalar, Scheme, Storage, Tensor,
     TensorTy, Unary, Value, Window, WindowDim, infer, plain::Number,
 };
 
-/// SplitMix64.
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    /// In `lo..=hi`.
-    pub fn range(&mut self, lo: i64, hi: i64) -> i64 {
-        lo + (self.next() % (hi - lo + 1) as u64) as i64
-    }
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-    pub fn chance(&mut self, one_in: usize) -> bool {
-        self.below(one_in) == 0
-    }
-    pub fn real(&mut self, lo: f32, hi: f32) -> f32 {
-        lo + (self.next() >> 40) as f32 / (1u64 << 24) as f32 * (hi - lo)
-    }
-    pub fn pick<T: Clone>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())].clone()
-    }
-}
-
+/// A graph that grows, and the numbers its generator draws.
 pub struct Net {
+    /// The graph so far.
     pub g: Graph,
+    /// Where decisions come from.
     pub rng: Rng,
+    /// Whether parameters lie at the ends of what the types allow, so that some graphs cannot be lowered.
+    pub extreme: bool,
     made: usize,
 }
 
 impl Net {
+    /// Without inputs or nodes.
     pub fn new(seed: u64) -> Self {
-        Self { g: Graph::new(format!("net{seed}")), rng: Rng(seed), made: 0 }
+        Self::with(Rng::new(seed))
     }
+    /// The same with numbers from elsewhere.
+    pub fn with(rng: Rng) -> Self {
+        Self { g: Graph::new("net"), rng, extreme: false, made: 0 }
+    }
+    /// Extents of a value.
     pub fn dims(&self, v: Value) -> Vec<usize> {
         self.g.ty(v).dims.clone()
     }
+    /// How a value is quantized, if it is.
     pub fn quant(&self, v: Value) -> Option<Quant> {
         self.g.ty(v).elem.quant().cloned()
     }
@@ -65,9 +50,15 @@ impl Net {
     pub fn activation(&mut self, scale: f32) -> Elem {
         let storage = if self.rng.chance(3) { Storage::I8 } else { Storage::U8 };
         let (lo, hi) = storage.range();
-        let zero = self.rng.range(i64::from(lo), i64::from(hi)) as i32;
+        let mut zero = self.rng.range(i64::from(lo), i64::from(hi)) as i32;
+        let mut scale = scale;
+        if self.extreme && self.rng.chance(3) {
+            zero = self.rng.pick(&[lo, hi]);
+            scale *= self.rng.pick(&[1.0, 1.0 / 256.0, 16.0, 1.0 / 65536.0, 4096.0]);
+        }
         Quant::per_tensor(storage, scale, zero).expect("legal").into()
     }
+    /// Quantizes to a random type of this scale.
     pub fn quantize(&mut self, x: Value, scale: f32) -> Value {
         let elem = self.activation(scale);
         self.op(Op::Quantize, &[x], elem)
@@ -85,9 +76,11 @@ impl Net {
             }
             _ => (Quant::new(Storage::I8, -127, 127, Scheme::PerAxis { axis: 0, scales }), -127, 127),
         };
-        let data: Vec<i64> = (0..count).map(|_| self.rng.range(lo, hi)).collect();
+        let ends = self.extreme && self.rng.chance(4);
+        let data: Vec<i64> = (0..count).map(|_| if ends { self.rng.pick(&[lo, hi, hi]) } else { self.rng.range(lo, hi) }).collect();
         self.g.constant("w", Tensor::from_ints(TensorTy::new(dims, q.expect("legal")), data))
     }
+    /// A random constant.
     pub fn floats(&mut self, dims: &[usize]) -> Value {
         let data: Vec<f32> = (0..dims.iter().product()).map(|_| self.rng.real(-1.0, 1.0)).collect();
         self.g.constant("c", Tensor::f32(dims, &data))
@@ -130,7 +123,8 @@ impl Net {
         let largest = scales.iter().copied().fold(0f32, f32::max);
         args.push(self.weights(wdims, scales));
         if self.rng.chance(2) {
-            let data: Vec<i32> = (0..outputs).map(|_| self.rng.range(-4000, 4000) as i32).collect();
+            let largest = if self.extreme { self.rng.pick(&[4000, 1 << 24, 1 << 30]) } else { 4000 };
+            let data: Vec<i32> = (0..outputs).map(|_| self.rng.range(-largest, largest) as i32).collect();
             args.push(self.g.constant("b", Tensor::i32([outputs], &data)));
         }
         args.extend(residual);
@@ -144,6 +138,7 @@ impl Net {
         wdims.extend(window.dims.iter().map(|d| d.kernel));
         self.layer(x, &wdims, residual, |act, residual, multiplier| Op::Conv { window, groups, act, residual, multiplier })
     }
+    /// A product with random weights.
     pub fn dense(&mut self, x: Value, outputs: usize, residual: Option<Value>) -> Value {
         let depth = *self.dims(x).last().expect("a rank");
         self.layer(x, &[outputs, depth], residual, |act, residual, multiplier| Op::Dense { act, residual, multiplier })
@@ -160,6 +155,25 @@ impl Net {
             if d.outputs(e).is_some() { d } else { WindowDim::new(1) }
         });
         Window { dims: dims.collect() }
+    }
+
+    /// A random function; those that leave the real numbers only where parameters are extreme.
+    fn unary(&mut self) -> Unary {
+        let tame = [Unary::Relu, Unary::Sigmoid, Unary::HardSwish, Unary::LeakyRelu { alpha: 0.1 }, Unary::Abs, Unary::Neg];
+        let others = [
+            Unary::Clip { lo: -0.5, hi: 1.25 },
+            Unary::Tanh,
+            Unary::HardSigmoid { alpha: 0.2, beta: 0.5 },
+            Unary::Swish { alpha: 1.5 },
+            Unary::Gelu,
+            Unary::GeluTanh,
+            Unary::Erf,
+            Unary::Exp,
+            Unary::Log,
+            Unary::Sqrt,
+            Unary::Reciprocal,
+        ];
+        if self.extreme && self.rng.chance(2) { self.rng.pick(&others) } else { self.rng.pick(&tame) }
     }
 
     /// A random operator on random values of `pool`; `None` when the draw does not fit.
@@ -209,14 +223,7 @@ impl Net {
             }
             9 if xq.is_none() && self.rng.chance(2) => Some(self.plain(x, pool)),
             9 => {
-                let f = self.rng.pick(&[
-                    Unary::Relu,
-                    Unary::Sigmoid,
-                    Unary::HardSwish,
-                    Unary::LeakyRelu { alpha: 0.1 },
-                    Unary::Abs,
-                    Unary::Neg,
-                ]);
+                let f = self.unary();
                 let elem = if xq.is_some() { self.activation(0.02) } else { Elem::F32 };
                 Some(self.op(Op::Unary(f), &[x], elem))
             }
@@ -237,7 +244,11 @@ impl Net {
                     _ => self.rng.pick(&others),
                 };
                 infer::broadcast(&self.dims(other), &dims)?;
-                let f = self.rng.pick(&[Binary::Add, Binary::Sub, Binary::Mul, Binary::Max, Binary::Min]);
+                let f = if self.extreme {
+                    self.rng.pick(&Binary::ALL)
+                } else {
+                    self.rng.pick(&[Binary::Add, Binary::Sub, Binary::Mul, Binary::Max, Binary::Min])
+                };
                 let elem = if xq.is_some() { self.activation(0.05) } else { Elem::F32 };
                 let args = if self.rng.chance(2) { [x, other] } else { [other, x] };
                 Some(self.op(Op::Binary(f), &args, elem))
@@ -405,7 +416,12 @@ impl Net {
 
     /// A random graph of about `ops` operators.
     pub fn random(seed: u64, ops: usize) -> Graph {
-        let mut net = Self::new(seed);
+        Self::new(seed).grown(ops)
+    }
+
+    /// The same from the numbers of this net, which is empty.
+    pub fn grown(mut self, ops: usize) -> Graph {
+        let net = &mut self;
         let mut pool = Vec::new();
         for i in 0..1 + net.rng.below(2) {
             let spatial = 1 + net.rng.below(2);
@@ -427,18 +443,6 @@ impl Net {
             let v = net.rng.pick(&pool);
             net.g.output(format!("y{i}"), v);
         }
-        net.g
+        self.g
     }
-}
-
-/// Random inputs of a graph.
-#[allow(dead_code)]
-pub fn inputs(g: &Graph, seed: u64) -> Vec<Tensor> {
-    let mut rng = Rng(seed ^ 0xabcd);
-    let one = |v: &Value| {
-        let ty = g.ty(*v).clone();
-        let data: Vec<f32> = (0..ty.count()).map(|_| rng.real(-2.0, 2.0)).collect();
-        Tensor::f32(ty.dims, &data)
-    };
-    g.inputs.iter().map(one).collect()
 }
