@@ -267,9 +267,8 @@ pub fn requantize_entry(q: i32, (sx, zx): (f32, i32), (sy, zy): (f32, i32), lo: 
 }
 
 fn saturate_f64(y: f64, zero: i32, lo: i32, hi: i32) -> i32 {
-    let (lo64, hi64) = (f64::from(lo - zero), f64::from(hi - zero));
-    let y = if y > lo64 { y } else { lo64 }; // NaN becomes lo
-    let y = if y < hi64 { y } else { hi64 };
+    // `max` of a NaN is the other operand: it becomes `lo`.
+    let y = y.max(f64::from(lo - zero)).min(f64::from(hi - zero));
     y.round_ties_even() as i32 + zero
 }
 

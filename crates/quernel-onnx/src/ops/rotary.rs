@@ -3,7 +3,6 @@
 use super::indices;
 use crate::{
     compose::Made,
-    limits,
     node::{Built, NodeCx},
 };
 use quernel_ir::{Act, Binary, Code, Multiplier, Op, Unary, Value, Window, WindowDim};
@@ -104,8 +103,9 @@ pub fn linear_attention(cx: &mut NodeCx<'_>) -> Built {
         return Err(cx.misfit(format!("queries {qd:?}, keys {kd:?} and values {vd:?} do not fit {heads} and {shared} heads")));
     }
     let (batch, tokens, key, value) = (qd[0], qd[1], qd[2] / heads, vd[2] / shared);
-    if tokens > limits::ROUNDS {
-        return Err(cx.err(Code::LimitExceeded, format!("runs over {tokens} tokens; the limit is {}", limits::ROUNDS)));
+    let most = cx.options.limits.rounds;
+    if tokens > most {
+        return Err(cx.err(Code::LimitExceeded, format!("runs over {tokens} tokens; the limit is {most}")));
     }
     let gate = |cx: &NodeCx<'_>, i: usize, used: bool, widths: [usize; 2]| match cx.optional(i) {
         Some(g) if used => {
