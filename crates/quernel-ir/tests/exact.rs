@@ -305,5 +305,7 @@ fn tables() {
     assert_eq!((softmax_factor(4, 1.0), softmax_factor(4, 0.125)), (0.25, 2.0));
     let quantized = |e| softmax_quantized(e, 0.25, 3, 0, 255);
     assert_eq!((quantized(10), quantized(14), quantized(0), quantized(u32::MAX)), (5, 7, 3, 255));
+    // The upper bound holds before the zero point is added, also where the type is wide.
+    assert_eq!(softmax_quantized(4000, 0.25, -100, -32768, 127), 127);
     assert_eq!((softmax_quantized(0, 0.25, -130, -128, 127), softmax_quantized(1000, 0.25, 0, 0, 100)), (-128, 100));
 }

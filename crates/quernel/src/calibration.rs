@@ -171,7 +171,8 @@ fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress
     let (by, ranges) = match own_code(&graph) {
         Ok((mut jit, shown)) => {
             let mut run = |inputs: &[Tensor], record: &mut quernel_quant::Record<'_>| -> Result<(), Diagnostic> {
-                let bytes: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
+                let stored = stored_inputs(&graph, inputs)?;
+                let bytes: Vec<&[u8]> = stored.iter().map(Tensor::bytes).collect();
                 for (t, v) in graph.inputs.iter().zip(inputs) {
                     if let Some(data) = v.to_f32() {
                         record(&graph.values[*t].name, &v.ty.dims, &data);
@@ -187,7 +188,7 @@ fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress
         }
         Err(_) => {
             let mut run = |inputs: &[Tensor], record: &mut quernel_quant::Record<'_>| {
-                quernel_interp::run_graph_with(&graph, inputs, &mut |v, t| {
+                quernel_interp::run_graph_with(&graph, &stored_inputs(&graph, inputs)?, &mut |v, t| {
                     if let Some(data) = t.to_f32().filter(|_| !graph.values[v].name.is_empty()) {
                         record(&graph.values[v].name, &t.ty.dims, &data);
                     }
@@ -199,6 +200,13 @@ fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress
     };
     remarks.push(Remark { by: "calibrate".into(), at: model.file.clone(), message: format!("observed in {by}, because {why}") });
     Ok(ranges.with_model_hash(model.hash()))
+}
+
+/// Samples as the types of the inputs hold them.
+fn stored_inputs(g: &Graph, samples: &[Tensor]) -> Result<Vec<Tensor>, Diagnostic> {
+    let types = g.inputs.iter().map(|&v| g.ty(v));
+    crate::encode(types, samples)
+        .map_err(|Failure(all)| all.into_iter().next().unwrap_or_else(|| Diagnostic::bug("refused without a reason")))
 }
 
 /// Float results that have a name: what may become integers.

@@ -207,8 +207,10 @@ fn first_f32(output: Option<&Tensor>, file: &str) -> Result<Vec<f32>, Failure> {
 
 /// Real inputs as a network of input types `types` takes them: rounded where those are integers.
 pub fn encode<'a>(types: impl IntoIterator<Item = &'a TensorTy>, inputs: &[Tensor]) -> Result<Vec<Tensor>, Failure> {
-    let one = |(ty, t): (&TensorTy, &Tensor)| {
-        if ty.elem.quant().is_some() { Ok(quernel_interp::eval_node(&Op::Quantize, &[t], ty)?) } else { Ok(t.clone()) }
+    let one = |(ty, t): (&TensorTy, &Tensor)| match ty.elem.quant() {
+        Some(_) => Ok(quernel_interp::eval_node(&Op::Quantize, &[t], ty)?),
+        None if t.ty.elem == ty.elem => Ok(t.clone()),
+        None => Ok(quernel_interp::eval_node(&Op::Cast, &[t], ty)?),
     };
     types.into_iter().zip(inputs).map(one).collect()
 }
