@@ -297,6 +297,7 @@ fn tables() {
     assert_eq!(requantize_entry(15, (0.5, 10), (2.0, 100), 0, 255), 101);
     assert_eq!((requantize_entry(13, (0.5, 10), (1.0, 100), 0, 255), requantize_entry(15, (0.5, 10), (1.0, 100), 0, 255)), (102, 102));
     assert_eq!((requantize_entry(255, (9.0, 0), (1.0, 0), 0, 255), requantize_entry(0, (9.0, 255), (1.0, 100), 7, 255)), (255, 7));
+    assert_eq!((requantize_entry(255, (9.0, 0), (1.0, 100), 0, 255), unary_entry(Unary::Exp, 9, (1.0, 0), (1.0, -7), 0, 255)), (255, 255));
     let (unsigned, signed) = (byte_table(false, |q| q - 1), byte_table(true, |q| q * 2));
     assert_eq!((unsigned[0], unsigned[1], unsigned[200]), (255, 0, 199));
     assert_eq!((signed[3], signed[255], signed[128]), (6, 254, 0));
