@@ -77,6 +77,7 @@ impl Command {
     pub fn file(&self) -> Option<&Path> {
         Some(match self {
             Self::Compile(a) => &a.compiling.model,
+            Self::Export(a) => &a.compiling.model,
             Self::Calibrate(a) => &a.model,
             Self::Inspect(a) => &a.file,
             Self::Opt(a) => &a.file,
