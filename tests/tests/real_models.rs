@@ -34,7 +34,8 @@ fn check(case: &Case, least_top1: f64, most_drop: f64) {
     eprintln!("{}: float {float:.2} %, int8 {int8:.2} %, SQNR {:.1} dB on {} samples", case.model.display(), e.sqnr_db, e.samples);
     assert!(int8 >= least_top1 && float - int8 <= most_drop, "int8 {int8:.2} %, float {float:.2} %");
     // Levels share the ranges, so that only the code differs.
-    compiler.calibration = Calibration::Given(compiled.ranges.clone().expect("ranges"));
+    let source = Box::new(compiler.calibration.clone());
+    compiler.calibration = Calibration::Given { ranges: compiled.ranges.clone().expect("ranges"), source };
     for level in Level::host() {
         compiler.level = Some(level);
         let compiled = compiler.compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));

@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{Case, Kind, Operand, Rng, conv_program, step_program};
+use common::{Case, Kind, Rng, conv_program};
 use object::{Object as _, ObjectSection, ObjectSymbol, RelocationKind, SectionKind};
 use quernel_codegen::{Level, Options, Target, assembly, clif, header, object, targets};
 use quernel_ir::{
-    Binary, Program,
+    Program,
     diag::Code,
     op::WindowDim,
-    program::{End, Strided, Strides, WeightLayout, What},
+    program::{End, WeightLayout},
 };
 
 fn case(layout: WeightLayout, float: bool) -> Case {

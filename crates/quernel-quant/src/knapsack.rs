@@ -116,9 +116,9 @@ mod tests {
         items.iter_mut().flatten().for_each(|c| c.costs = c.costs.map(|x| x * 1_000_003 + 17));
         let limits = [Some(500_000_000), Some(400_000_000)];
         let found = choose(&items, limits).expect("feasible");
-        for k in 0..2 {
+        for (k, limit) in limits.into_iter().enumerate() {
             let cost: u64 = found.iter().zip(&items).map(|(&o, i)| i[o].costs[k]).sum();
-            assert!(cost <= limits[k].expect("set"));
+            assert!(cost <= limit.expect("set"));
         }
     }
 

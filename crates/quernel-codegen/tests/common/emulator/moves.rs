@@ -579,7 +579,7 @@ fn round_single(v: u64, mode: u8) -> u64 {
 fn to_integer(c: &mut Cpu, s: &Step, v: f64, truncate: bool) {
     let v = if truncate { v.trunc() } else { v.round_ties_even() };
     let result = if size(&s.i, 0) == 8 {
-        if (-9.223372036854775808e18..9.223372036854775808e18).contains(&v) { v as i64 as u64 } else { 1 << 63 }
+        if (i64::MIN as f64..-(i64::MIN as f64)).contains(&v) { v as i64 as u64 } else { 1 << 63 }
     } else {
         integer(v)
     };
