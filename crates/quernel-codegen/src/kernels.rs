@@ -1,11 +1,14 @@
 //! Kernels: which code computes a step on a machine, and the constants it wants rearranged.
 
+mod bits;
 mod conv;
+mod conv_codes;
 mod conv_depthwise;
 mod conv_float;
 mod conv_panels;
 mod conv_plain;
 mod elementwise;
+mod expand;
 mod float_binary;
 mod float_unary;
 mod folds;
@@ -83,6 +86,7 @@ pub fn plan(program: &Program, step: &Step, machine: &Machine, derived: &mut Vec
     let mut plan = Plan::direct(step);
     match &step.what {
         What::Conv { conv, signed, .. } => conv::plan(program, step, conv, *signed, machine, derived, &mut plan),
+        What::ConvCodes { conv, signed, .. } => conv_codes::plan(program, step, conv, *signed, machine, derived, &mut plan),
         What::ConvFloat { conv, .. } => plan.kernel = conv_float::choose(conv, step, machine),
         _ => {}
     }
@@ -105,6 +109,7 @@ pub fn arity(what: &What) -> (usize, usize) {
         | What::TopK { .. }
         | What::Reduce { .. }
         | What::Cumulative { .. }
+        | What::PackBits { .. }
         | What::Move { .. } => 1,
         What::Lookup { .. }
         | What::BinaryBytes { .. }
@@ -113,8 +118,12 @@ pub fn arity(what: &What) -> (usize, usize) {
         | What::Compare { .. }
         | What::MatMulFloat { .. }
         | What::Gather { .. }
-        | What::SoftmaxBytes { .. } => 2,
+        | What::SoftmaxBytes { .. }
+        | What::Expand { .. } => 2,
         What::Select { .. } | What::Scatter { .. } => 3,
+        What::ConvBits { .. } => 4,
+        What::ConvCodes { .. } => 5,
+        What::ExpandFloat { bits, .. } => 2 + usize::from(*bits < 8),
         What::Conv { conv, .. } => 4 + if conv.residual.is_some() { 2 } else { 0 },
         What::ConvFloat { conv, .. } => 3 + usize::from(conv.residual.is_some()),
     };
@@ -133,6 +142,19 @@ pub fn emit(e: &mut Emitter, kernel: Kernel, what: &What) -> Result<(), Diagnost
             }
             Ok(())
         }
+        What::ConvCodes { conv, bits, signed, end } => {
+            let layer = conv::Layer { conv, zero: 0, signed: *signed, residual_signed: false, end: *end };
+            conv_codes::emit(e, kernel, &layer, *bits);
+            Ok(())
+        }
+        What::ConvBits { conv, end } => {
+            let layer = conv::Layer { conv, zero: 0, signed: false, residual_signed: false, end: *end };
+            bits::emit(e, &layer);
+            Ok(())
+        }
+        What::PackBits { .. } => bits::emit_pack(e, what),
+        What::Expand { .. } => expand::emit(e, what),
+        What::ExpandFloat { .. } => expand::emit_float(e, what),
         What::ConvFloat { conv, lo, hi } => {
             conv_float::emit(e, kernel, conv, *lo, *hi);
             Ok(())

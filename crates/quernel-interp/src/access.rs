@@ -3,7 +3,7 @@
 //! Everything is computed with checks, because a program may come from a file.
 
 use quernel_ir::{
-    WindowDim,
+    WindowDim, codes,
     program::{ByteQuant, Conv, End, Image, PANEL, Places, Strided, WeightLayout, What},
 };
 
@@ -159,23 +159,53 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
             if let Some(r) = &c.residual {
                 reads.extend([open(View::image(1, r)?), packed(2, o16)]);
             }
-            let width = match end {
-                End::Requantize { zero, lo, hi, signed } => {
-                    for (name, v) in [("zero point", zero), ("lower bound", lo), ("upper bound", hi)] {
-                        within(name, *v, *signed)?;
-                    }
-                    if lo > hi {
-                        return Err("the bounds of the result are reversed".into());
-                    }
-                    1
-                }
-                End::Float { lo, hi } => {
-                    bounds(*lo, *hi)?;
-                    4
-                }
-            };
+            let width = sum_end(end)?;
             // Both are one element wide only when the result is bytes.
             (reads, open(View::image(width, &c.output)?), if width == 1 { vec![4] } else { vec![] })
+        }
+        What::ConvCodes { conv: c, bits, end, .. } => {
+            let (weights, o16) = conv(c)?;
+            code_bits(*bits)?;
+            if !codes::one_run(c.layout, c.weight_dims()) || c.padded() || c.residual.is_some() {
+                return Err("codes want panels of depth 4 in one run, no padding and no residual".into());
+            }
+            let panels = o16 / PANEL;
+            let codes = panels * codes::packed_len(weights / panels, *bits);
+            let reads = vec![open(View::image(1, &c.input)?), packed(1, codes), packed(4, o16), packed(4, o16), packed(1, codes::TABLE)];
+            (reads, open(View::image(sum_end(end)?, &c.output)?), vec![])
+        }
+        What::ConvBits { conv: c, end } => {
+            let (weights, o16) = conv(c)?;
+            if !matches!(c.layout, WeightLayout::Panels { depth: 4, .. }) || c.groups != 1 || c.padded() || c.residual.is_some() {
+                return Err("bits want panels of depth 4 of one group, no padding and no residual".into());
+            }
+            let reads = vec![open(View::image(1, &c.input)?), packed(1, weights), packed(4, o16), packed(4, o16)];
+            (reads, open(View::image(sum_end(end)?, &c.output)?), vec![])
+        }
+        What::PackBits { rows, k } => {
+            let bytes = product(&[*rows, k.div_ceil(32), 4])?;
+            (vec![open(View::dense(1, product(&[*rows, *k])?))], open(View::dense(1, bytes)), vec![])
+        }
+        What::Expand { count, bits } => {
+            code_bits(*bits)?;
+            if *count == 0 || !count.is_multiple_of(codes::UNIT) {
+                return Err(format!("{count} codes are no whole units"));
+            }
+            (vec![packed(1, codes::packed_len(*count, *bits)), packed(1, codes::TABLE)], packed(1, *count), vec![])
+        }
+        What::ExpandFloat { panels, taps, group, bits } => {
+            let lanes = product(&[*panels, *taps, PANEL])? / panels;
+            if *bits != 8 {
+                code_bits(*bits)?;
+            }
+            let whole = *group > 0 && taps.is_multiple_of(*group) && (group * PANEL).is_multiple_of(codes::per_unit(*bits));
+            if group != taps && !whole {
+                return Err(format!("groups of {group} of {taps} taps in codes of {bits} bits"));
+            }
+            let units = product(&[*panels, codes::packed_len(lanes, *bits)])?;
+            let mut reads = vec![packed(1, units), packed(4, panels * (taps / group) * PANEL)];
+            reads.extend((*bits < 8).then(|| packed(1, codes::TABLE)));
+            (reads, packed(4, panels * lanes), vec![])
         }
         What::ConvFloat { conv: c, lo, hi } => {
             let (weights, o16) = conv(c)?;
@@ -307,6 +337,23 @@ fn indices(over: &Strided, operand: usize, places: &Places) -> Result<View, Stri
     view.dims.push(places.axes.len());
     view.steps.push(places.apart);
     Ok(view)
+}
+
+fn code_bits(bits: u8) -> Result<(), String> {
+    if matches!(bits, 1 | 2 | 4) { Ok(()) } else { Err(format!("codes of {bits} bits")) }
+}
+
+/// Bytes of a result.
+fn sum_end(end: &End) -> Result<usize, String> {
+    match end {
+        End::Requantize { zero, lo, hi, signed } => {
+            for (name, v) in [("zero point", zero), ("lower bound", lo), ("upper bound", hi)] {
+                within(name, *v, *signed)?;
+            }
+            if lo > hi { Err("the bounds of the result are reversed".into()) } else { Ok(1) }
+        }
+        End::Float { lo, hi } => bounds(*lo, *hi).map(|()| 4),
+    }
 }
 
 fn element_width(width: usize) -> Result<(), String> {

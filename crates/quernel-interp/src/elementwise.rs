@@ -22,10 +22,17 @@ pub(crate) fn reals(x: &Tensor) -> Result<Vec<f32>, Diagnostic> {
     if let Some((scale, zero)) = q.tensor_params() {
         return Ok(values.into_iter().map(|v| exact::dequantize(v, scale, zero)).collect());
     }
+    if let quernel_ir::Scheme::Grouped { group, scales } = q.scheme() {
+        let group = *group as usize;
+        if scales.len() * group != values.len() {
+            return Err(Diagnostic::new(Code::BadIr, format!("{} scales of {group} elements of {}", scales.len(), x.ty)));
+        }
+        return Ok(values.into_iter().enumerate().map(|(i, v)| exact::dequantize(v, scales[i / group], 0)).collect());
+    }
     let axis = q.axis().unwrap_or(0);
     let slices = match q.scheme() {
         quernel_ir::Scheme::PerAxis { scales, .. } | quernel_ir::Scheme::Table { scales, .. } => scales.len(),
-        quernel_ir::Scheme::PerTensor { .. } => 1,
+        quernel_ir::Scheme::PerTensor { .. } | quernel_ir::Scheme::Grouped { .. } => 1,
     };
     if x.ty.dims.get(axis) != Some(&slices) {
         return Err(Diagnostic::new(Code::BadIr, format!("{slices} scales along axis {axis} of {}", x.ty)));

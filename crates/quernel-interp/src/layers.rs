@@ -2,7 +2,7 @@
 
 use crate::{
     conv::{self, Shape, channels_last, three},
-    data,
+    data, elementwise,
 };
 use quernel_ir::{Act, Code, Diagnostic, Multiplier, Quant, Tensor, TensorTy, Window, WindowDim, exact, float};
 
@@ -120,7 +120,7 @@ impl<'a> Layer<'a> {
 
     fn run_float(&self, s: &Shape) -> Result<Tensor, Diagnostic> {
         let x = channels_last(&data::floats(self.x)?, s.n, s.c, s.extent.iter().product());
-        let w = channels_last(&data::floats(self.w)?, s.o, s.c / s.groups, s.window.iter().map(|d| d.kernel).product());
+        let w = channels_last(&elementwise::numbers(self.w)?, s.o, s.c / s.groups, s.window.iter().map(|d| d.kernel).product());
         let bias = self.bias.map(data::floats).transpose()?;
         let residual = self.residual.map(data::floats).transpose()?;
         let (lo, hi) = self.act.bounds();

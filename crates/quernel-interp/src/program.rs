@@ -9,8 +9,8 @@ use crate::{
     verify,
 };
 use quernel_ir::{
-    Code, Diagnostic, PoolKind, WindowDim, exact, float, plain,
-    program::{Base, ByteQuant, Conv, End, Image, Program, Slot, Step, Strided, What},
+    Code, Diagnostic, PoolKind, WindowDim, codes, exact, float, plain,
+    program::{Base, ByteQuant, Conv, End, Image, PANEL, Program, Slot, Step, Strided, What},
 };
 
 /// What arena and outputs hold before a step writes them: a read of unwritten memory shows.
@@ -94,7 +94,40 @@ fn execute(what: &What, reads: &[&[u8]], out: &mut [u8]) {
             let table = reals(from);
             put(out, reads[0][..*count].iter().map(|b| table[*b as usize]));
         }
-        What::Conv { conv, zero, signed, residual_signed, end } => integer_conv(conv, (*zero, *signed), *residual_signed, *end, reads, out),
+        What::Conv { conv, zero, signed, residual_signed, end } => {
+            integer_conv(conv, (*zero, *signed), *residual_signed, *end, reads[1], reads, out);
+        }
+        What::ConvCodes { conv, bits, signed, end } => {
+            let panels = conv.output.c.div_ceil(PANEL);
+            let taps = conv.layout.len(conv.weight_dims()) / panels;
+            let panel = |codes| (0..taps).map(move |i| reads[4][usize::from(codes::code(codes, *bits, i))]);
+            let weights: Vec<u8> = reads[1].chunks(reads[1].len() / panels).flat_map(panel).collect();
+            integer_conv(conv, (0, *signed), false, *end, &weights, reads, out);
+        }
+        What::ConvBits { conv, end } => bit_conv(conv, *end, reads, out),
+        What::PackBits { rows, k } => {
+            let run = 4 * k.div_ceil(32);
+            out[..rows * run].fill(0);
+            for (i, x) in reads[0][..rows * k].iter().enumerate() {
+                out[i / k * run + i % k / 8] |= (x & 1) << (i % k % 8);
+            }
+        }
+        What::Expand { count, bits } => {
+            for (i, y) in out.iter_mut().enumerate().take(*count) {
+                *y = reads[1][usize::from(codes::code(reads[0], *bits, i))];
+            }
+        }
+        What::ExpandFloat { panels, taps, group, bits } => {
+            let run = reads[0].len() / panels;
+            let scales = data::f32s(reads[1]);
+            for (i, y) in out.as_chunks_mut::<4>().0.iter_mut().enumerate().take(panels * taps * PANEL) {
+                let (panel, within) = (i / (taps * PANEL), i % (taps * PANEL));
+                let code = codes::code(&reads[0][panel * run..], *bits, within);
+                let value = if *bits == 8 { code } else { reads[2][usize::from(code)] };
+                let scale = scales[(panel * (taps / group) + within / PANEL / group) * PANEL + within % PANEL];
+                *y = exact::dequantize(i32::from(value as i8), scale, 0).to_le_bytes();
+            }
+        }
         What::ConvFloat { conv, lo, hi } => float_conv(conv, *lo, *hi, reads, out),
         What::Pool { kind, input, output, window, from, to } => {
             let g = geometry(input, output, window);
@@ -299,9 +332,9 @@ fn place(i: &Image, pixel: usize) -> usize {
     i.at(pixel / (i.h * i.w), pixel / i.w % i.h, pixel % i.w, 0)
 }
 
-fn integer_conv(c: &Conv, (zero, signed): (i32, bool), residual_signed: bool, end: End, reads: &[&[u8]], out: &mut [u8]) {
+fn integer_conv(c: &Conv, (zero, signed): (i32, bool), residual_signed: bool, end: End, weights: &[u8], reads: &[&[u8]], out: &mut [u8]) {
     let x = dense(reads[0], 1, &c.input, |b, out: &mut Vec<i16>| out.extend(b.iter().map(|b| data::byte(signed, *b) as i16)));
-    let w = unpack(c, |at| i16::from(reads[1][at] as i8));
+    let w = unpack(c, |at| i16::from(weights[at] as i8));
     let (bias, scale) = (data::i32s(reads[2]), data::f32s(reads[3]));
     let residual = c.residual.as_ref().map(|r| (r, reads[4], data::i16s(reads[5])));
     conv::integer(&shape(c), &x, zero as i16, &w, |pixel, acc| {
@@ -324,6 +357,34 @@ fn integer_conv(c: &Conv, (zero, signed): (i32, bool), residual_signed: bool, en
             End::Float { lo, hi } => put(&mut out[y * 4..], acc.iter().zip(&scale).map(|(a, s)| exact::scale_to_float(*a, *s, lo, hi))),
         }
     });
+}
+
+fn bit_conv(c: &Conv, end: End, reads: &[&[u8]], out: &mut [u8]) {
+    let x = dense(reads[0], 1, &c.input, |b, out: &mut Vec<u8>| out.extend(b));
+    let w = unpack(c, |at| reads[1][at]);
+    let (bias, scale, d) = (data::i32s(reads[2]), data::f32s(reads[3]), c.weight_dims());
+    let [wy, wx] = c.window;
+    for pixel in 0..c.output.n * c.output.h * c.output.w {
+        let (n, py, px) = (pixel / (c.output.h * c.output.w), pixel / c.output.w % c.output.h, pixel % c.output.w);
+        let sums = (0..d.o).map(|o| {
+            let taps = (0..d.kh * d.kw * d.i).map(|t| {
+                let (ky, kx, i) = (t / (d.kw * d.i), t / d.i % d.kw, t % d.i);
+                let (y, x0) = (py * wy.stride + ky * wy.dilation, px * wx.stride + kx * wx.dilation);
+                let x = x[((n * c.input.h + y) * c.input.w + x0) * c.input.c + i];
+                (x ^ w[o * d.kh * d.kw * d.i + t]).count_ones() as i32
+            });
+            taps.fold(bias[o], i32::wrapping_sub)
+        });
+        let y = place(&c.output, pixel);
+        match end {
+            End::Requantize { zero, lo, hi, .. } => {
+                for ((y, a), m) in out[y..].iter_mut().zip(sums).zip(&scale) {
+                    *y = exact::requantize(a, *m, zero, lo, hi) as u8;
+                }
+            }
+            End::Float { lo, hi } => put(&mut out[y * 4..], sums.zip(&scale).map(|(a, s)| exact::scale_to_float(a, *s, lo, hi))),
+        }
+    }
 }
 
 fn float_conv(c: &Conv, lo: f32, hi: f32, reads: &[&[u8]], out: &mut [u8]) {

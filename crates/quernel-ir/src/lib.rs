@@ -10,6 +10,7 @@
 //! **What is absent:** no I/O, no ONNX, no target, no hash-ordered iteration.
 
 pub mod arena;
+pub mod codes;
 pub mod diag;
 pub mod exact;
 pub mod float;

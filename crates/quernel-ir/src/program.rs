@@ -319,6 +319,59 @@ pub enum What {
         /// How sums end.
         end: End,
     },
+    /// The same layer without padding or residual over weights in codes: reads x bytes, codes, bias `i32[O16]`, scale
+    /// `f32[O16]`, table `i8[16]`; writes bytes or f32. A weight is `table[code]`. Packing is `Panels` of depth 4 with one
+    /// segment; each panel's codes are packed by themselves ([`crate::codes`]).
+    ConvCodes {
+        /// Geometry and packing.
+        conv: Conv,
+        /// Bits of a code: 4, 2 or 1.
+        bits: u8,
+        /// Whether the operand is two's complement.
+        signed: bool,
+        /// How sums end.
+        end: End,
+    },
+    /// A layer of operands 0 and 1 over weights -1 and 1, as bits: reads x bits, weight bits, bias `i32[O16]`, scale
+    /// `f32[O16]`; writes bytes or f32. `acc = bias - popcount(x ^ w)` over all bits of a window, then `end`. The geometry
+    /// counts bytes of eight bits. Packing is `Panels` of depth 4 of one group; no padding, no residual.
+    ///
+    /// With weight bits `v`, `sum x (2 v - 1) = sum v - popcount(x ^ v)`: the number of ones is part of the bias (Rastegari et
+    /// al., XNOR-Net, 2016, section 3, for operands -1 and 1).
+    ConvBits {
+        /// Geometry and packing.
+        conv: Conv,
+        /// How sums end.
+        end: End,
+    },
+    /// reads bytes `[rows][k]`; writes `[rows]` runs of `4 ceil(k / 32)` bytes: bit `i % 8` of byte `i / 8` is the lowest bit of
+    /// element `i`, bits behind the last are 0.
+    PackBits {
+        /// Rows.
+        rows: usize,
+        /// Elements of a row.
+        k: usize,
+    },
+    /// reads codes ([`crate::codes`]), table `i8[16]`; writes i8: `table[code]`, `count` contiguous elements.
+    Expand {
+        /// Elements, a multiple of [`crate::codes::UNIT`].
+        count: usize,
+        /// Bits of a code: 4, 2 or 1.
+        bits: u8,
+    },
+    /// reads codes, scales `f32[panels][taps / group][16]`, and with fewer than 8 bits table `i8[16]`; writes f32
+    /// `[panels][taps][16]`, the weights of a float layer: `fl(f32(table[code]) scale)`. With 8 bits a code is the signed byte
+    /// itself. Each panel's codes are packed by themselves ([`crate::codes`]), in the order of the result.
+    ExpandFloat {
+        /// Panels of sixteen output channels.
+        panels: usize,
+        /// Weights of an output channel.
+        taps: usize,
+        /// Taps under one scale: all of them, or a number that divides them and is whole units of codes.
+        group: usize,
+        /// Bits of a code: 8, 4, 2 or 1.
+        bits: u8,
+    },
     /// reads x f32, weights f32, bias `f32[O16]`, (residual f32); writes f32. From +0, taps in order `ky, kx, i`:
     /// `acc = fl(acc + fl(x w))`; then `fl(acc + bias)`, `fl(. + r)`, clip.
     ConvFloat {
@@ -627,7 +680,11 @@ impl What {
     /// their operand in words of one block, so they stop at its end where the sum is a whole number of blocks.
     pub fn overread(&self, read: usize) -> usize {
         match self {
-            Self::Conv { conv, .. } | Self::ConvFloat { conv, .. } if read == 0 && conv.reads_whole_blocks() => 0,
+            Self::Conv { conv, .. } | Self::ConvCodes { conv, .. } | Self::ConvBits { conv, .. } | Self::ConvFloat { conv, .. }
+                if read == 0 && conv.reads_whole_blocks() =>
+            {
+                0
+            }
             _ => READ_SLACK,
         }
     }
@@ -637,6 +694,11 @@ impl What {
             Self::Quantize { .. } => "quantize",
             Self::Dequantize { .. } => "dequantize",
             Self::Conv { .. } => "conv",
+            Self::ConvCodes { .. } => "conv_codes",
+            Self::ConvBits { .. } => "conv_bits",
+            Self::PackBits { .. } => "pack_bits",
+            Self::Expand { .. } => "expand",
+            Self::ExpandFloat { .. } => "expand_f32",
             Self::ConvFloat { .. } => "conv_f32",
             Self::Pool { .. } => "pool",
             Self::PoolFloat { .. } => "pool_f32",
@@ -667,7 +729,8 @@ impl What {
     /// Multiply-accumulates of one run.
     pub fn macs(&self) -> u64 {
         match self {
-            Self::Conv { conv, .. } | Self::ConvFloat { conv, .. } => conv.macs(),
+            Self::Conv { conv, .. } | Self::ConvCodes { conv, .. } | Self::ConvFloat { conv, .. } => conv.macs(),
+            Self::ConvBits { conv, .. } => 8 * conv.macs(),
             Self::MatMulFloat { batch, m, k, n, .. } => (batch * m * k) as u64 * *n as u64,
             _ => 0,
         }

@@ -197,6 +197,14 @@ pub enum Scheme {
         /// `2^bits` entries.
         table: Arc<[i8]>,
     },
+    /// `real = scales[i / group] * q` for element `i` in row-major order: weights of float layers, with several scales in a
+    /// row. Symmetric by construction.
+    Grouped {
+        /// Elements under one scale.
+        group: u32,
+        /// One finite positive scale per group.
+        scales: Arc<[f32]>,
+    },
 }
 
 /// A quantized element type. Build with [`Quant::new`], which refuses illegal states.
@@ -224,6 +232,8 @@ impl Quant {
                 std::slice::from_ref(scale)
             }
             Scheme::PerAxis { scales, .. } => scales,
+            Scheme::Grouped { group: 0, .. } => return Err("groups of no elements".into()),
+            Scheme::Grouped { scales, .. } => scales,
             Scheme::Table { scales, table, .. } => {
                 if storage.signed || storage.bits > 8 || table.len() != 1 << storage.bits {
                     return Err(format!("a table of {} entries does not fit {storage} codes", table.len()));
@@ -266,25 +276,25 @@ impl Quant {
             _ => None,
         }
     }
-    /// The scale of slice `index` along the axis (or of the tensor).
+    /// The scale of slice `index` along the axis, of group `index`, or of the tensor.
     pub fn scale_at(&self, index: usize) -> f32 {
         match &self.scheme {
             Scheme::PerTensor { scale, .. } => *scale,
-            Scheme::PerAxis { scales, .. } | Scheme::Table { scales, .. } => scales[index],
+            Scheme::PerAxis { scales, .. } | Scheme::Table { scales, .. } | Scheme::Grouped { scales, .. } => scales[index],
         }
     }
     /// The integer that multiplies in kernels: `q - zero_point`, `q`, or `table[q]`.
     pub fn centered(&self, q: i32) -> i32 {
         match &self.scheme {
             Scheme::PerTensor { zero_point, .. } => q - zero_point,
-            Scheme::PerAxis { .. } => q,
+            Scheme::PerAxis { .. } | Scheme::Grouped { .. } => q,
             Scheme::Table { table, .. } => i32::from(table[q as usize]),
         }
     }
     /// The axis of per-axis scales.
     pub fn axis(&self) -> Option<usize> {
         match self.scheme {
-            Scheme::PerTensor { .. } => None,
+            Scheme::PerTensor { .. } | Scheme::Grouped { .. } => None,
             Scheme::PerAxis { axis, .. } | Scheme::Table { axis, .. } => Some(axis as usize),
         }
     }

@@ -7,7 +7,8 @@
 //! * From `Folded` on: no `batch_norm` whose operand a convolution or product could absorb remains a separate
 //!   node with constant operands only; nothing else is lost here, so the check is on types alone.
 //! * Dequantized constants are the weights of a model that arrived quantized; from `Quantized` on there are none.
-//! * From `Quantized` on: weights of a node with quantized operand are quantized and its bias is i32.
+//! * From `Quantized` on: weights of a node with quantized operand are quantized and its bias is i32. A node with a float
+//!   operand may have quantized weights, too: their real numbers multiply.
 //!
 //! A fault is always a bug of a pass (or of a hand-written `.qir`), never of a user's model.
 
@@ -148,13 +149,15 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
     match op {
         Op::Conv { residual, .. } | Op::Dense { residual, .. } => {
             let bias = args.len() > 2 + usize::from(*residual);
-            if args[0].elem.is_f32() {
-                return check(all_f32());
-            }
             let weights = args[1].elem.quant().is_some_and(|q| match q.scheme() {
                 Scheme::PerTensor { .. } => true,
                 Scheme::PerAxis { axis, scales } | Scheme::Table { axis, scales, .. } => *axis == 0 && scales.len() == args[1].dims[0],
+                Scheme::Grouped { group, scales } => args[0].elem.is_f32() && scales.len() * *group as usize == args[1].count(),
             });
+            if args[0].elem.is_f32() {
+                let others = args.iter().enumerate().all(|(i, a)| i == 1 || a.elem.is_f32());
+                return check(others && (weights || args[1].elem.is_f32()) && result.elem.is_f32());
+            }
             let residual_ok = !residual || args.last().is_some_and(|r| per_tensor(r) || (r.elem.is_f32() && result.elem.is_f32()));
             check(
                 per_tensor(args[0])
@@ -203,6 +206,11 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
                 && args[0].dims.get(usize::from(*axis)) != Some(&scales.len())
             {
                 return Err(format!("{} scales do not fit axis {axis} of {}", scales.len(), infer::show(&args[0].dims)));
+            }
+            if let Some(Scheme::Grouped { group, scales }) = args[0].elem.quant().map(|q| q.scheme())
+                && scales.len() * *group as usize != args[0].count()
+            {
+                return Err(format!("{} scales of {group} elements do not fit {}", scales.len(), infer::show(&args[0].dims)));
             }
             check(args[0].elem.quant().is_some() && result.elem.is_f32())
         }

@@ -41,6 +41,16 @@ families! {
     CONV_U8S8_DEPTHWISE = "conv_u8s8_depthwise", "8-bit depthwise convolution, wrapping i32 sums, one rounding", "[ky][kx][channels to 16] i8", 64;
     /// Integer convolution with few channels per group.
     CONV_U8S8_PLAIN = "conv_u8s8_plain", "8-bit convolution of any grouping, wrapping i32 sums, one rounding", "[o][ky][kx][i] i8", 1;
+    /// Integer product over panels of codes.
+    CONV_CODES = "conv_codes", "8-bit product by weights of 4, 2 or 1 bits through a table, wrapping i32 sums, one rounding", "[panel][k in units of codes] and i8[16]", 64;
+    /// Product of bits.
+    CONV_BITS = "conv_bits", "operands 0 and 1 by weights -1 and 1: popcounts of exclusive ors, one rounding", "[panel][segment][k/32][16] words of bits", 512;
+    /// Bytes to bits.
+    PACK_BITS = "pack_bits", "the lowest bit of each byte, 32 to a word", "", 0;
+    /// Codes to bytes.
+    EXPAND = "expand_codes", "codes of 4, 2 or 1 bits through a table of bytes", "units of 64 bytes of codes and i8[16]", 0;
+    /// Codes to floats.
+    EXPAND_F32 = "expand_codes_f32", "codes of 8, 4, 2 or 1 bits to f32, a scale per group of taps", "units of 64 bytes of codes, f32 scales and i8[16]", 0;
     /// Float convolution or product over packed panels.
     CONV_F32_PANELS = "conv_f32_panels", "f32 convolution, taps in order ky, kx, i, no contraction", "[panel][segment][k][16] f32", 16;
     /// Float depthwise convolution.
@@ -113,6 +123,11 @@ pub fn choose(what: &What) -> &'static Family {
             WeightLayout::Depthwise => &CONV_U8S8_DEPTHWISE,
             WeightLayout::Plain => &CONV_U8S8_PLAIN,
         },
+        What::ConvCodes { .. } => &CONV_CODES,
+        What::ConvBits { .. } => &CONV_BITS,
+        What::PackBits { .. } => &PACK_BITS,
+        What::Expand { .. } => &EXPAND,
+        What::ExpandFloat { .. } => &EXPAND_F32,
         What::ConvFloat { conv, .. } => match conv.layout {
             WeightLayout::Panels { .. } => &CONV_F32_PANELS,
             WeightLayout::Depthwise => &CONV_F32_DEPTHWISE,

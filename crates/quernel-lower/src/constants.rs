@@ -5,7 +5,7 @@ use crate::{
     proof::Sums,
 };
 use quernel_ir::{
-    Act, Code, Diagnostic, Graph, Multiplier, NodeData, Op, Quant, Tensor, Value, exact,
+    Act, Code, Diagnostic, Graph, Multiplier, NodeData, Op, Quant, Scheme, Tensor, Value, codes, exact,
     program::{End, PANEL, WeightDims, WeightLayout},
 };
 
@@ -36,11 +36,21 @@ impl Product {
 
 /// Constant operands of an integer step and how its sums end.
 pub(crate) struct IntegerParts {
-    pub weights: Span,
+    pub name: String,
+    /// Weights in the order of the layout.
+    pub packed: Vec<u8>,
     pub bias: Span,
     pub scale: Span,
     pub factors: Option<Span>,
     pub end: End,
+}
+
+/// Weights of a float layer that are stored as codes.
+pub(crate) struct FloatCodes {
+    pub name: String,
+    pub packed: Vec<u8>,
+    pub scales: Vec<f32>,
+    pub group: usize,
 }
 
 /// Geometry the constants are made for.
@@ -72,23 +82,75 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Packs f32 weights and bias: reads 1 and 2 of a float step.
-    pub fn float_parts(&mut self, p: &Product, pack: &Packing<'_>) -> Result<(Span, Span), Diagnostic> {
-        let missing = || Diagnostic::bug("a float layer with integer weights");
-        let weights = self.constant_of(p.w, "the weights")?.to_f32().ok_or_else(missing)?;
-        let bias = match p.bias {
-            Some(b) => self.constant_of(b, "the biases")?.to_f32().ok_or_else(missing)?,
-            None => vec![0.0; pack.dims.o],
+    /// Packs f32 weights: read 1 of a float step.
+    pub fn float_weights(&mut self, p: &Product, pack: &Packing<'_>) -> Result<Span, Diagnostic> {
+        let tensor = self.constant_of(p.w, "the weights")?;
+        let weights = match tensor.ty.elem.quant() {
+            Some(q) => self.reals(tensor, q)?,
+            None => tensor.to_f32().ok_or_else(|| Diagnostic::bug("a float layer with integer weights"))?,
         };
         let d = pack.dims;
         let mut packed = vec![0f32; pack.layout.len(d)];
         for_each_tap(d, |o, ky, kx, i| packed[pack.layout.index(d, o, ky, kx, i)] = weights[(pack.at)(o, ky, kx, i)]);
         self.weight_bytes += weights.len() * 4;
         let name = self.constant_name(p.w);
-        let padding = bias.len().next_multiple_of(PANEL) - bias.len();
-        let w = self.blob(&format!("{name}.packed"), le(packed.into_iter().map(f32::to_le_bytes)));
-        let b = self.blob(&format!("{name}.bias"), le(bias.into_iter().chain(vec![0.0; padding]).map(f32::to_le_bytes)));
-        Ok((w, b))
+        Ok(self.blob(&format!("{name}.packed"), le(packed.into_iter().map(f32::to_le_bytes))))
+    }
+
+    /// The biases of a float layer, padded: read 2 of a float step.
+    pub fn float_bias(&mut self, p: &Product, channels: usize) -> Result<Span, Diagnostic> {
+        let missing = || Diagnostic::bug("a float layer with an integer bias");
+        let mut bias = match p.bias {
+            Some(b) => self.constant_of(b, "the biases")?.to_f32().ok_or_else(missing)?,
+            None => vec![0.0; channels],
+        };
+        bias.resize(channels.next_multiple_of(PANEL), 0.0);
+        let name = self.constant_name(p.w);
+        Ok(self.blob(&format!("{name}.bias"), le(bias.into_iter().map(f32::to_le_bytes))))
+    }
+
+    /// The real numbers of quantized weights.
+    fn reals(&self, tensor: &Tensor, q: &Quant) -> Result<Vec<f32>, Diagnostic> {
+        let codes = tensor.to_ints().ok_or_else(|| self.fault(Code::Internal, "quantized weights without integers"))?;
+        let under = elements_under_a_scale(tensor, q);
+        Ok(codes.iter().enumerate().map(|(i, c)| exact::dequantize(q.centered(*c as i32), q.scale_at(i / under), 0)).collect())
+    }
+
+    /// Quantized weights of a float layer as signed bytes in panels, their scales in the order of `What::ExpandFloat`, and the
+    /// taps under a scale. `None` where weights have another layout or more than 8 bits: then they are floats in memory, too.
+    pub fn float_codes(&mut self, p: &Product, pack: &Packing<'_>) -> Result<Option<FloatCodes>, Diagnostic> {
+        let d = pack.dims;
+        let tensor = self.constant_of(p.w, "the weights")?;
+        let (Some(q), WeightLayout::Panels { depth: 1, .. }) = (tensor.ty.elem.quant(), pack.layout) else { return Ok(None) };
+        if q.storage().bytes() != 1 || d.groups != 1 {
+            return Ok(None);
+        }
+        let (codes, under) = (self.code_values(q)?, elements_under_a_scale(tensor, q));
+        let row = d.i * d.kh * d.kw;
+        // Several scales in a row lie along its taps only where those are in order.
+        let group = under.min(row);
+        if group < row && (d.kh * d.kw != 1 || !row.is_multiple_of(group) || !(group * PANEL).is_multiple_of(codes::per_unit(8))) {
+            return Ok(None);
+        }
+        let panels = d.o.div_ceil(PANEL);
+        let mut packed = vec![0u8; pack.layout.len(d)];
+        let mut scales = vec![0f32; panels * (row / group) * PANEL];
+        let (bytes, mut ordered, mut fits) = (tensor.bytes(), true, true);
+        for_each_tap(d, |o, ky, kx, i| {
+            let at = (pack.at)(o, ky, kx, i);
+            ordered &= group == row || at == o * row + i;
+            match codes[usize::from(bytes[at])] {
+                Some(w) => packed[pack.layout.index(d, o, ky, kx, i)] = w as u8,
+                None => fits = false,
+            }
+            let part = if group == row { 0 } else { i / group };
+            scales[(o / PANEL * (row / group) + part) * PANEL + o % PANEL] = q.scale_at(at / under);
+        });
+        if !(ordered && fits) {
+            return Ok(None);
+        }
+        self.weight_bytes += (tensor.ty.count() * usize::from(q.storage().bits())).div_ceil(8);
+        Ok(Some(FloatCodes { name: self.constant_name(p.w), packed, scales, group }))
     }
 
     /// Packs integer weights, folds zero points, forms multipliers and proves that every sum fits.
@@ -163,11 +225,12 @@ impl<'a> Build<'a> {
         }
         let name = self.constant_name(p.w);
         Ok(IntegerParts {
-            weights: self.blob(&format!("{name}.packed"), packed),
             bias: self.blob(&format!("{name}.bias"), le(bias.into_iter().map(i32::to_le_bytes))),
             scale: self.blob(&format!("{name}.scale"), le(scale.into_iter().map(f32::to_le_bytes))),
             factors: residual.map(|_| self.blob(&format!("{name}.factors"), le(factors.into_iter().map(i16::to_le_bytes)))),
             end,
+            name,
+            packed,
         })
     }
 
@@ -214,6 +277,15 @@ impl<'a> Build<'a> {
         }
         let (lo, hi) = exact::clamp_bounds(lo, hi, y.scale, y.zero, y.lo, y.hi);
         Ok((scale, End::Requantize { zero: y.zero, lo, hi, signed: y.signed }))
+    }
+}
+
+/// Elements of weights, in row-major order, that share a scale; scales lie along axis 0, or in groups.
+fn elements_under_a_scale(tensor: &Tensor, q: &Quant) -> usize {
+    match q.scheme() {
+        Scheme::PerTensor { .. } => tensor.ty.count(),
+        Scheme::PerAxis { .. } | Scheme::Table { .. } => tensor.ty.count() / tensor.ty.dims[0],
+        Scheme::Grouped { group, .. } => *group as usize,
     }
 }
 

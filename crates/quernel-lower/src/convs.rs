@@ -2,6 +2,7 @@
 
 use crate::{
     build::{Buf, Build},
+    codes,
     constants::{Packing, Product},
     margins::{Margins, channels_last, extents, from_image, plane, to_image_axes},
     view::{Factor, View, iterate, merge},
@@ -132,7 +133,23 @@ impl Build<'_> {
         }
         let mut conv = Conv { input, output, window, groups, layout, residual: residual.map(|(_, image)| image) };
         if !integer {
-            let (weights, bias) = self.float_parts(p, &pack)?;
+            let bias = self.float_bias(p, dims.o)?;
+            if let Some(codes) = self.float_codes(p, &pack)? {
+                self.float_layer(&codes::FloatLayer {
+                    name: &codes.name,
+                    conv: &conv,
+                    packed: &codes.packed,
+                    scales: &codes.scales,
+                    group: codes.group,
+                    bounds: p.act.bounds(),
+                    x: self.whole(x),
+                    y: self.whole(y),
+                    bias,
+                    residual: residual.map(|(r, _)| self.whole(r)),
+                });
+                return Ok(());
+            }
+            let weights = self.float_weights(p, &pack)?;
             let mut reads = vec![self.whole(x), weights, bias];
             reads.extend(residual.map(|(r, _)| self.whole(r)));
             let (lo, hi) = p.act.bounds();
@@ -143,25 +160,36 @@ impl Build<'_> {
         let parts = self.integer_parts(p, &pack)?;
         let quant = self.byte_quant(&self.g.ty(p.x).elem)?;
         let (zero, signed) = (quant.zero, quant.signed);
-        let mut reads = vec![self.whole(x), parts.weights, parts.bias, parts.scale];
-        let writes = vec![self.whole(y)];
-        if let (Some((r, image)), None) = (residual, parts.factors) {
-            // A float residual of an integer sum: scaled first, then added, then clipped.
+        // A float residual of an integer sum: scaled first, then added, then clipped.
+        let late = residual.filter(|_| parts.factors.is_none());
+        if late.is_some() {
             conv.residual = None;
-            self.emit(What::Conv { conv, zero, signed, residual_signed: false, end: parts.end }, reads, writes.clone());
+        }
+        let mut residual_signed = false;
+        if let (Some(_), Some(v)) = (parts.factors, p.residual) {
+            residual_signed = self.byte_quant(&self.g.ty(v).elem)?.signed;
+        }
+        self.integer_layer(&codes::Layer {
+            name: &parts.name,
+            conv: &conv,
+            packed: &parts.packed,
+            zero,
+            signed,
+            residual_signed,
+            end: parts.end,
+            x: self.whole(x),
+            y: self.whole(y),
+            bias: parts.bias,
+            scale: parts.scale,
+            residual: residual.zip(parts.factors).map(|((r, _), f)| (self.whole(r), f)),
+        });
+        if let Some((r, image)) = late {
             let (a, r_view) = (View::of_image(y, &output), View::of_image(r, &image));
             let over = iterate(&[&a, &r_view, &a]).ok_or_else(|| self.fault(Code::Internal, "a residual's shape"))?;
             let (lo, hi) = p.act.bounds();
             let reads = vec![self.whole(y), self.whole(r)];
-            self.emit(What::BinaryFloat { op: Binary::Add, over, lo, hi }, reads, writes);
-            return Ok(());
+            self.emit(What::BinaryFloat { op: Binary::Add, over, lo, hi }, reads, vec![self.whole(y)]);
         }
-        let mut residual_signed = false;
-        if let (Some((r, _)), Some(factors), Some(v)) = (residual, parts.factors, p.residual) {
-            residual_signed = self.byte_quant(&self.g.ty(v).elem)?.signed;
-            reads.extend([self.whole(r), factors]);
-        }
-        self.emit(What::Conv { conv, zero, signed, residual_signed, end: parts.end }, reads, writes);
         Ok(())
     }
 

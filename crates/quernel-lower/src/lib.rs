@@ -13,6 +13,7 @@
 //! **What is absent:** anything about instructions; three-dimensional windows; 16-bit activations.
 
 mod build;
+mod codes;
 mod constants;
 mod convs;
 mod elementwise;

@@ -57,6 +57,7 @@ pub(crate) fn moved(s: &mut Sweep<'_>, op: &Op, v: Value, origin: Origin) -> Res
 fn moved_scheme(op: &Op, scheme: &Scheme, from: &[usize], to: &[usize]) -> Option<Scheme> {
     let axis = match scheme {
         Scheme::PerTensor { .. } => return Some(scheme.clone()),
+        Scheme::Grouped { .. } => return None,
         Scheme::PerAxis { axis, .. } | Scheme::Table { axis, .. } => usize::from(*axis),
     };
     let to_axis = match op {

@@ -2,7 +2,10 @@
 
 use crate::{Compiled, Energy, Failure, LayerError};
 use quernel_codegen::Object;
-use quernel_ir::{Graph, program::What};
+use quernel_ir::{
+    Graph,
+    program::{Base, What},
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -140,7 +143,11 @@ fn weight_bits(g: &Graph) -> BTreeMap<String, u8> {
 /// Bytes of the weights of a step in the object.
 fn stored_weights(step: &quernel_ir::program::Step) -> Option<usize> {
     match step.what {
-        What::Conv { .. } | What::ConvFloat { .. } => step.reads.get(1).map(|s| s.bytes),
+        What::Conv { .. } | What::ConvCodes { .. } | What::ConvFloat { .. } => {
+            step.reads.get(1).filter(|s| matches!(s.base, Base::Blob(_))).map(|s| s.bytes)
+        }
+        What::Expand { .. } => step.reads.first().map(|s| s.bytes),
+        What::ExpandFloat { .. } => Some(step.reads.iter().take(2).map(|s| s.bytes).sum()),
         _ => None,
     }
 }

@@ -7,6 +7,7 @@ use cranelift_codegen::ir::{
     InstBuilder, Value,
     types::{F32X4, I8X16, I16X8},
 };
+use quernel_ir::codes;
 use quernel_ir::program::{Base, Conv, End, Program, Step, WeightLayout};
 
 /// Slots of a convolution's function.
@@ -55,14 +56,9 @@ pub fn plan(program: &Program, step: &Step, conv: &Conv, signed: bool, machine: 
     if conv.padded() || !slack(X) || !slack(RESIDUAL) {
         return;
     }
-    let (Some(weights), Some(bias)) = (constant(program, &step.reads[W]), constant(program, &step.reads[BIAS])) else { return };
+    let (Some(weights), Some(bias)) = (codes::weights(program, step), constant(program, &step.reads[BIAS])) else { return };
     let dims = conv.weight_dims();
-    let flip = machine.level >= Level::V128Dot
-        && match machine.dot {
-            Dot::Unsigned => signed,
-            Dot::Signed => !signed,
-            Dot::Both => false,
-        };
+    let flip = flips(machine, signed);
     match conv.layout {
         WeightLayout::Panels { depth: 4, contiguous } => {
             // Taps of a kernel row follow each other in memory only when pixels do.
@@ -73,24 +69,35 @@ pub fn plan(program: &Program, step: &Step, conv: &Conv, signed: bool, machine: 
         }
         WeightLayout::Depthwise if machine.level > Level::Scalar && conv_depthwise::fits(conv) => {
             plan.kernel = Kernel::Depthwise { flip };
-            plan.arguments[W] = derive(derived, conv_depthwise::pack(dims, weights, machine));
+            plan.arguments[W] = derive(derived, conv_depthwise::pack(dims, &weights, machine));
         }
         _ => return,
     }
     if flip {
         // The kernel sees x + 128 (or x - 128 for unsigned operands): take 128 sum(w) back.
         let sign = if signed { -128 } else { 128 };
-        let corrected = corrected_bias(conv, weights, bias, sign);
+        let corrected = corrected_bias(conv, &weights, bias, sign);
         plan.arguments[BIAS] = derive(derived, corrected);
     }
 }
 
-fn derive(derived: &mut Vec<Vec<u8>>, bytes: Vec<u8>) -> Argument {
+/// Whether the machine's dot product wants operands of the other signedness.
+pub fn flips(machine: &Machine, signed: bool) -> bool {
+    machine.level >= Level::V128Dot
+        && match machine.dot {
+            Dot::Unsigned => signed,
+            Dot::Signed => !signed,
+            Dot::Both => false,
+        }
+}
+
+pub fn derive(derived: &mut Vec<Vec<u8>>, bytes: Vec<u8>) -> Argument {
     derived.push(bytes);
     Argument::Derived(derived.len() - 1)
 }
 
-fn corrected_bias(conv: &Conv, weights: &[u8], bias: &[u8], sign: i32) -> Vec<u8> {
+/// Biases plus `sign` times the sum of each channel's weights.
+pub fn corrected_bias(conv: &Conv, weights: &[u8], bias: &[u8], sign: i32) -> Vec<u8> {
     let dims = conv.weight_dims();
     let mut out = bias.to_vec();
     for (o, word) in out.chunks_exact_mut(4).enumerate().take(dims.o) {

@@ -65,7 +65,8 @@ impl Tile<'_> {
             let mut passed = e.cut(&passed);
             let words = passed.split_off(4 * pixels * sets);
             let first = if sets == 2 { 4 * (block % 2) } else { 0 };
-            self.block(e, &words, w, block, &mut passed, first);
+            let weights = |e: &mut Emitter, j: usize| e.load_constant(I8X16, w, (BLOCK * block + 16 * j) as i64);
+            multiply(e, (self.layer.signed, self.flip), &words, &weights, &mut passed, first);
             passed
         });
         for p in 0..pixels {
@@ -78,41 +79,6 @@ impl Tile<'_> {
             // Constants of the end are loaded here, not kept: the tile needs every register.
             let ends = vector_end(e, self.layer.end);
             finish_panel(e, sums, place.scale, residual, &ends, to, lanes);
-        }
-    }
-
-    /// Four taps of each pixel (broadcast words) against four weight vectors.
-    fn block(&self, e: &mut Emitter, words: &[Value], w: Ptr, block: usize, acc: &mut [Value], first: usize) {
-        let mut words = words.to_vec();
-        let mut signed = self.layer.signed;
-        if self.flip {
-            signed = !signed;
-            for word in &mut words {
-                let top = e.splat_i8(0x80);
-                *word = e.b.ins().bxor(*word, top);
-            }
-        }
-        if e.dots() {
-            for j in 0..4 {
-                let weights = e.load_constant(I8X16, w, (BLOCK * block + 16 * j) as i64);
-                for (p, &word) in words.iter().enumerate() {
-                    let a = &mut acc[first + 4 * p + j];
-                    *a = e.dot(*a, word, signed, weights);
-                }
-            }
-            return;
-        }
-        let split: Vec<[Value; 2]> = words.iter().map(|&word| e.split_bytes(word, signed)).collect();
-        for j in 0..4 {
-            let weights = e.load_constant(I8X16, w, (BLOCK * block + 16 * j) as i64);
-            let weights = e.split_bytes(weights, true);
-            for (p, word) in split.iter().enumerate() {
-                for half in 0..2 {
-                    let pairs = e.multiply_pairs(word[half], weights[half]);
-                    let a = &mut acc[first + 4 * p + j];
-                    *a = e.b.ins().iadd(*a, pairs);
-                }
-            }
         }
     }
 
@@ -150,6 +116,46 @@ impl Tile<'_> {
             });
             let to = e.at(place.out, lane as i64 * self.layer.out_bytes());
             finish_scalar(e, a, scale, residual, &ends, to);
+        }
+    }
+}
+
+/// Four taps of each pixel (broadcast words) against four weight vectors. `signed`: the operand is, and its top bit is to be
+/// inverted.
+pub fn multiply(
+    e: &mut Emitter,
+    (signed, flip): (bool, bool),
+    words: &[Value],
+    weights: &dyn Fn(&mut Emitter, usize) -> Value,
+    acc: &mut [Value],
+    first: usize,
+) {
+    let mut words = words.to_vec();
+    for word in words.iter_mut().filter(|_| flip) {
+        let top = e.splat_i8(0x80);
+        *word = e.b.ins().bxor(*word, top);
+    }
+    let signed = signed != flip;
+    if e.dots() {
+        for j in 0..4 {
+            let weights = weights(e, j);
+            for (p, &word) in words.iter().enumerate() {
+                let a = &mut acc[first + 4 * p + j];
+                *a = e.dot(*a, word, signed, weights);
+            }
+        }
+        return;
+    }
+    let split: Vec<[Value; 2]> = words.iter().map(|&word| e.split_bytes(word, signed)).collect();
+    for j in 0..4 {
+        let weights = weights(e, j);
+        let weights = e.split_bytes(weights, true);
+        for (p, word) in split.iter().enumerate() {
+            for half in 0..2 {
+                let pairs = e.multiply_pairs(word[half], weights[half]);
+                let a = &mut acc[first + 4 * p + j];
+                *a = e.b.ins().iadd(*a, pairs);
+            }
         }
     }
 }

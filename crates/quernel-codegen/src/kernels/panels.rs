@@ -61,6 +61,8 @@ pub struct Panels<'a> {
     pub most: usize,
     /// Bytes between the pixels of a tile.
     pub pixel: Stride,
+    /// Bytes of the weights of a panel.
+    pub panel_bytes: usize,
     rows: usize,
     columns: usize,
     blocks: usize,
@@ -87,6 +89,7 @@ impl<'a> Panels<'a> {
                 out: conv.output.pixel * wide_y,
                 ..Stride::default()
             },
+            panel_bytes: d.kh * if contiguous { 1 } else { d.kw } * taps.div_ceil(depth) * BLOCK,
             rows: d.kh,
             columns: if contiguous { 1 } else { d.kw },
             blocks: taps.div_ceil(depth),
@@ -113,7 +116,7 @@ impl<'a> Panels<'a> {
             ..slots
         };
         let per_group = d.o / d.groups;
-        let panel_bytes = self.total() * BLOCK;
+        let panel_bytes = self.panel_bytes;
         let group = Stride {
             x: d.i * wide_x,
             w: WeightLayout::panels_per_group(d) * panel_bytes,
@@ -185,6 +188,23 @@ impl<'a> Panels<'a> {
         }
         e.fold(self.rows, &[(w, (self.columns * segment) as i64), (x, self.row as i64)], &acc, |e, p, acc| {
             e.fold(self.columns, &[(p[0], segment as i64), (p[1], self.column as i64)], acc, |e, p, acc| run(e, p[1], p[0], acc.to_vec()))
+        })
+    }
+
+    /// Passes sums through all blocks in runs of at most `most`: `run(e, x, w, blocks, sums)` adds so many behind the pointers.
+    pub fn runs(&self, e: &mut Emitter, x: Ptr, w: Ptr, acc: Vec<Value>, most: usize, run: &BlockStep) -> Vec<Value> {
+        let segment = (self.blocks * BLOCK) as i64;
+        let (full, rest) = (self.blocks / most, self.blocks % most);
+        e.fold(self.rows, &[(w, self.columns as i64 * segment), (x, self.row as i64)], &acc, |e, p, acc| {
+            e.fold(self.columns, &[(p[0], segment), (p[1], self.column as i64)], acc, |e, p, acc| {
+                let by = [(p[0], most.min(self.blocks) as i64 * BLOCK as i64), (p[1], 4 * most.min(self.blocks) as i64)];
+                let acc = e.fold(full, &by, acc, |e, q, acc| run(e, q[1], q[0], most, acc.to_vec()));
+                if rest == 0 {
+                    return acc;
+                }
+                let (w, x) = (e.at(p[0], full as i64 * by[0].1), e.at(p[1], full as i64 * by[1].1));
+                run(e, x, w, rest, acc)
+            })
         })
     }
 }

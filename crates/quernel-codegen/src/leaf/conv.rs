@@ -33,6 +33,10 @@ pub trait Body {
     fn scaled(&self) -> bool {
         true
     }
+    /// Whether a table follows the scales; its address goes to r9.
+    fn coded(&self) -> bool {
+        false
+    }
     /// Most pixels of a tile of so many panels.
     fn most_pixels(&self, panels: usize) -> usize;
     /// Loads what stays in registers; `lanes` is the number of channels of the last panel.
@@ -65,6 +69,8 @@ pub struct Nest {
     segments: usize,
     segment: usize,
     pub blocks: usize,
+    /// Bytes of the weights of one panel.
+    panel_bytes: usize,
     panels: usize,
     /// Channels of the last panel.
     pub lanes: usize,
@@ -83,15 +89,23 @@ impl Nest {
     pub fn one_pixel(&self) -> bool {
         self.images * self.rows * self.pixels == 1
     }
+    /// Pixels of the layer.
+    pub fn all_pixels(&self) -> usize {
+        self.images * self.rows * self.pixels
+    }
+    /// The same layer whose panels have weights of so many bytes.
+    pub fn with_panel_bytes(self, panel_bytes: usize) -> Self {
+        Self { panel_bytes, ..self }
+    }
     /// Bytes of the weights of one panel.
     pub fn panel_bytes(&self) -> usize {
-        self.segments * self.blocks * 64
+        self.panel_bytes
     }
 }
 
 pub const X: usize = 0;
 const R: usize = 1;
-const Y: usize = 2;
+pub const Y: usize = 2;
 
 /// The leaf of a convolution, if it is inside the contract: unsigned operand, one group, no implicit padding, taps of
 /// a kernel row contiguous (or one tap per row), panels of depth four.
@@ -170,6 +184,7 @@ pub fn nest(conv: &Conv, depth: usize, [wide_x, wide_r, scale]: [usize; 3]) -> O
         segments,
         segment: x.row * wy.dilation * wide_x,
         blocks: len.div_ceil(depth),
+        panel_bytes: segments * len.div_ceil(depth) * 64,
         panels: y.c.div_ceil(PANEL),
         lanes: (y.c - 1) % PANEL + 1,
     };
@@ -218,6 +233,9 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
         }
         f.a.mov(r8, rcx)?;
     }
+    if e.coded() {
+        f.a.xchg(r8, r9)?;
+    }
     if n.start[X] > 0 {
         f.a.add(rdi, n.start[X] as i32)?;
     }
@@ -252,7 +270,7 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
         group(&mut f, n, e, width, false)?;
         if full > 1 || rest > 0 {
             let channels = (PANEL * width) as i32;
-            f.a.add(rsi, (n.segments * n.blocks * 64 * width) as i32)?;
+            f.a.add(rsi, (n.panel_bytes * width) as i32)?;
             f.a.add(rdx, 4 * channels)?;
             f.a.add(rcx, 4 * channels)?;
             f.a.add(frame(Y_BASE), channels * e.width() as i32)?;

@@ -6,6 +6,7 @@
 //! contract yields `None` and keeps its Cranelift kernel.
 
 pub(crate) mod asm;
+mod codes;
 pub(crate) mod conv;
 pub(crate) mod cost;
 mod cost_table;
@@ -52,6 +53,9 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     if let What::Quantize { .. } = step.what {
         return quantize::leaf(step);
     }
+    if let What::Expand { .. } = step.what {
+        return vbmi.then(|| codes::expand(step, true)).flatten();
+    }
     if let What::SoftmaxFloat { .. } = step.what {
         return softmax::leaf(step);
     }
@@ -68,6 +72,8 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
             special.or_else(|| depthwise_tiles::leaf(program, step, form))
         }
         What::Conv { .. } => conv::leaf(program, step),
+        What::ConvCodes { .. } if vbmi => codes::wide(program, step),
+        What::ConvCodes { .. } => codes::narrow(program, step, narrow::Dot::Bytes { vex: false }),
         _ => None,
     }
 }
@@ -77,11 +83,14 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
     if let Some(leaf) = floats(step, false) {
         return Some(leaf);
     }
+    if let Some(leaf) = coded(program, step, narrow::Dot::Sums) {
+        return Some(leaf);
+    }
     if depthwise(step) {
         let form = |dot| depthwise_tiles::leaf(program, step, Form::Narrow(dot));
         return form(narrow::Dot::Sums).or_else(|| form(narrow::Dot::Pairs));
     }
-    let proven = step.reads.get(1).and_then(|s| constant(program, s)).is_some_and(narrow::sums_fit);
+    let proven = quernel_ir::codes::weights(program, step).is_some_and(|w| narrow::sums_fit(&w));
     narrow_leaf(program, step, if proven { narrow::Dot::Sums } else { narrow::Dot::Pairs })
 }
 
@@ -91,6 +100,9 @@ pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
         return Some(leaf);
     }
     let dot = narrow::Dot::Bytes { vex };
+    if let Some(leaf) = coded(program, step, dot) {
+        return Some(leaf);
+    }
     if depthwise(step) { depthwise_tiles::leaf(program, step, Form::Narrow(dot)) } else { narrow_leaf(program, step, dot) }
 }
 
@@ -99,6 +111,15 @@ fn floats(step: &Step, wide: bool) -> Option<Leaf> {
     match step.what {
         What::ConvFloat { .. } => float::conv(step, wide),
         What::MatMulFloat { .. } => float::matmul(step, wide),
+        _ => None,
+    }
+}
+
+/// The leaf in 256 bits of a step that reads codes.
+fn coded(program: &Program, step: &Step, dot: narrow::Dot) -> Option<Leaf> {
+    match step.what {
+        What::Expand { .. } => codes::expand(step, false),
+        What::ConvCodes { .. } if slack(step) => codes::narrow(program, step, dot),
         _ => None,
     }
 }

@@ -54,7 +54,7 @@ impl Dot {
 /// Panels side by side where there is one pixel only.
 pub const PANELS_OF_ONE_PIXEL: usize = 4;
 /// Accumulators of a pixel and panel, of eight channels each.
-const PARTS: usize = 2;
+pub const PARTS: usize = 2;
 
 /// Whether no sum of two neighbouring products of a byte and a weight leaves 16 bits, for operands up to 255: the positive
 /// parts of a pair of weights add up to at most 128, and the negative ones.
@@ -88,7 +88,7 @@ impl Narrow {
     }
 
     /// First accumulator of a pixel and panel.
-    fn first(&self, t: Tile, pixel: usize, panel: usize) -> usize {
+    pub fn first(&self, t: Tile, pixel: usize, panel: usize) -> usize {
         (pixel * t.panels + panel) * PARTS
     }
 
@@ -279,7 +279,24 @@ impl Narrow {
         Ok(())
     }
 
-    fn finish(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
+    /// Starts the sums of a tile with the biases.
+    pub fn start(&self, f: &mut Asm, t: Tile) -> Emitted<()> {
+        let of_a_pixel = t.panels * PARTS;
+        for i in 0..of_a_pixel {
+            f.a.vmovdqu(ymm(i), ymmword_ptr(rdx + 32 * i))?;
+            if self.proven.fused() {
+                let magic = f.splat32(MAGIC);
+                f.a.vpaddd(ymm(i), ymm(i), ymmword_ptr(magic))?;
+            }
+        }
+        for i in of_a_pixel..t.pixels * of_a_pixel {
+            f.a.vmovaps(ymm(i), ymm(i % of_a_pixel))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the sums of a tile; the registers behind them are free.
+    pub fn finish(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
         let free = t.pixels * t.panels * PARTS;
         let lanes = |panel: usize| if masked && panel + 1 == t.panels { n.lanes } else { 16 };
         let all: Vec<(usize, usize)> = (0..t.pixels).flat_map(|m| (0..t.panels).map(move |j| (m, j))).collect();
@@ -357,17 +374,7 @@ impl Body for Narrow {
         Ok(())
     }
     fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
-        let of_a_pixel = t.panels * PARTS;
-        for i in 0..of_a_pixel {
-            f.a.vmovdqu(ymm(i), ymmword_ptr(rdx + 32 * i))?;
-            if self.proven.fused() {
-                let magic = f.splat32(MAGIC);
-                f.a.vpaddd(ymm(i), ymm(i), ymmword_ptr(magic))?;
-            }
-        }
-        for i in of_a_pixel..t.pixels * of_a_pixel {
-            f.a.vmovaps(ymm(i), ymm(i % of_a_pixel))?;
-        }
+        self.start(f, t)?;
         sum(f, n, &|f, u| self.block(f, n, t, u))?;
         self.finish(f, n, t, masked)
     }

@@ -2,7 +2,7 @@
 
 use super::constant;
 use quernel_ir::{
-    Program,
+    Program, codes,
     program::{Conv, PANEL, Step, WeightLayout},
 };
 
@@ -19,7 +19,7 @@ pub struct Bounds {
 
 /// Bounds for operands anywhere in 0..=255, the residual included. `None` when a constant is missing.
 pub fn bounds(program: &Program, step: &Step, conv: &Conv, residual_signed: bool) -> Option<Bounds> {
-    let weights = constant(program, step.reads.get(1)?)?;
+    let weights = codes::weights(program, step)?;
     let bias = words(constant(program, step.reads.get(2)?)?);
     let scale = constant(program, step.reads.get(3)?)?;
     let factors = if conv.residual.is_some() { Some(constant(program, step.reads.get(5)?)?) } else { None };

@@ -41,7 +41,8 @@ impl Pool {
                 elem = &c.tensor.ty.elem;
                 pool.insert(c.tensor.shared());
             }
-            if let Some(Scheme::PerAxis { scales, .. } | Scheme::Table { scales, .. }) = elem.quant().map(|q| q.scheme())
+            if let Some(Scheme::PerAxis { scales, .. } | Scheme::Table { scales, .. } | Scheme::Grouped { scales, .. }) =
+                elem.quant().map(|q| q.scheme())
                 && scales.len() > BRIEF_SCALES
             {
                 pool.insert(scale_bytes(scales));

@@ -98,10 +98,20 @@ fn describe(out: &mut Vec<String>, what: &What) {
             if geometry.residual.is_some() {
                 out.push(format!("residual_sign={}", sign(*residual_signed)));
             }
-            out.push(match end {
-                End::Requantize { zero, lo, hi, signed } => format!("end={}[{lo}:{hi}]:{zero}", sign(*signed)),
-                End::Float { lo, hi } => format!("end=f32{}", clip(*lo, *hi)),
-            });
+            out.push(sum_end(end));
+        }
+        What::ConvCodes { conv: geometry, bits, signed, end } => {
+            conv(out, geometry);
+            out.extend([format!("bits={bits}"), format!("x={}", sign(*signed)), sum_end(end)]);
+        }
+        What::ConvBits { conv: geometry, end } => {
+            conv(out, geometry);
+            out.push(sum_end(end));
+        }
+        What::PackBits { rows, k } => out.push(format!("{rows}x{k}")),
+        What::Expand { count, bits } => out.extend([format!("count={count}"), format!("bits={bits}")]),
+        What::ExpandFloat { panels, taps, group, bits } => {
+            out.extend([format!("{panels}x{taps}"), format!("group={group}"), format!("bits={bits}")]);
         }
         What::ConvFloat { conv: geometry, lo, hi } => {
             conv(out, geometry);
@@ -181,6 +191,13 @@ fn describe(out: &mut Vec<String>, what: &What) {
             out.extend([format!("width={width}"), format!("bits={bits:#x}")]);
             strided(out, over);
         }
+    }
+}
+
+fn sum_end(end: &End) -> String {
+    match end {
+        End::Requantize { zero, lo, hi, signed } => format!("end={}[{lo}:{hi}]:{zero}", sign(*signed)),
+        End::Float { lo, hi } => format!("end=f32{}", clip(*lo, *hi)),
     }
 }
 

@@ -40,17 +40,25 @@ fn write_quant(out: &mut String, q: &Quant, mode: Mode) {
             float(out, *scale);
             let _ = write!(out, ":{zero_point}");
         }
-        Scheme::PerAxis { axis, scales } => write_scales(out, *axis, scales, mode),
+        Scheme::PerAxis { axis, scales } => {
+            let _ = write!(out, "axis={axis} ");
+            write_scales(out, scales, mode);
+        }
+        Scheme::Grouped { group, scales } => {
+            let _ = write!(out, "group={group} ");
+            write_scales(out, scales, mode);
+        }
         Scheme::Table { axis, scales, table } => {
-            write_scales(out, *axis, scales, mode);
+            let _ = write!(out, "axis={axis} ");
+            write_scales(out, scales, mode);
             let _ = write!(out, ", table {table:?}");
         }
     }
     out.push('>');
 }
 
-fn write_scales(out: &mut String, axis: u8, scales: &[f32], mode: Mode) {
-    let _ = write!(out, "axis={axis} {{");
+fn write_scales(out: &mut String, scales: &[f32], mode: Mode) {
+    out.push('{');
     match scales {
         [first, _, ..] if scales.iter().all(|s| s == first) => {
             let _ = write!(out, "{} x ", scales.len());
@@ -143,6 +151,9 @@ fn read_quant(c: &mut Cursor<'_>, pool: &Pool, start: usize) -> Read<Elem> {
         } else {
             Scheme::PerAxis { axis, scales }
         }
+    } else if c.keyword("group") {
+        c.expect('=')?;
+        Scheme::Grouped { group: c.int()?, scales: read_scales(c, pool)? }
     } else {
         let scale = c.float()?;
         c.expect(':')?;

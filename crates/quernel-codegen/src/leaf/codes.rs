@@ -1,0 +1,363 @@
+//! Weights in codes: expansion of a run of weights into memory, and products that expand each unit in registers.
+//!
+//! With AVX2 a code selects among sixteen bytes, so two or four codes of a nibble have tables of their own. Products of a byte
+//! and a small table entry add up in 16 bits as often as the largest entry allows, which is proven from the table. With VBMI a
+//! permutation by six bits ignores what lies above a code, and no code is masked.
+
+use super::{
+    Leaf,
+    asm::{Asm, Emitted, ymm, zmm},
+    constant,
+    conv::{self, Body, Nest, X},
+    cost::Tile,
+    epilogue::{Epilogue, Pointers},
+    narrow::{Dot, Narrow, PARTS, sums_fit},
+    proof,
+};
+use iced_x86::code_asm::*;
+use quernel_ir::{
+    Program,
+    codes::{UNIT, nibbles, packed_len, per_unit, weights},
+    program::{End, PANEL, Step, What},
+};
+
+/// Units that one pass of an inner loop handles at most.
+const UNROLL: usize = 4;
+
+/// The leaf of an expansion: in 512 bits with VBMI, or in 256 bits.
+pub fn expand(step: &Step, wide: bool) -> Option<Leaf> {
+    let What::Expand { count, bits } = step.what else { return None };
+    (count < 1 << 30).then_some(())?;
+    let code = if wide { expand_wide(count, bits) } else { expand_narrow(count, bits) }.ok()?;
+    let kernel = format!("expand_codes{bits}__{}", if wide { "avx512vbmi" } else { "avx2" });
+    Some(Leaf { code, kernel, frame: 8, cycles: None })
+}
+
+/// Calls `unit` for every unit of codes at rdi, the last perhaps with fewer parts; it leaves the pointers alone.
+fn each_unit(f: &mut Asm, count: usize, bits: u8, unit: &dyn Fn(&mut Asm, usize) -> Emitted<()>) -> Emitted<()> {
+    let (full, rest) = (count / per_unit(bits), count % per_unit(bits) / UNIT);
+    if full > 0 {
+        f.a.mov(rcx, full as u64)?;
+        let mut top = f.a.create_label();
+        f.a.set_label(&mut top)?;
+        unit(f, per_unit(bits) / UNIT)?;
+        f.a.add(rdi, UNIT as i32)?;
+        f.a.add(rdx, per_unit(bits) as i32)?;
+        f.a.dec(rcx)?;
+        f.a.jnz(top)?;
+    }
+    if rest > 0 { unit(f, rest) } else { Ok(()) }
+}
+
+/// Arguments: codes in rdi, table in rsi, result in rdx.
+fn expand_narrow(count: usize, bits: u8) -> Emitted<Vec<u8>> {
+    let mut f = Asm::vex()?;
+    let (low, high, entry, table) = (0, 1, 2, 4);
+    nibble_tables(&mut f, bits, rsi, table)?;
+    each_unit(&mut f, count, bits, &|f, parts| {
+        for half in 0..2 {
+            split(f, bits, parts, ymmword_ptr(rdi + 32 * half), low, high)?;
+            for part in 0..parts {
+                let (nibble, order) = place(bits, part);
+                f.a.vpshufb(ymm(entry), ymm(table + order), ymm(if nibble == 0 { low } else { high }))?;
+                f.a.vmovdqu(ymmword_ptr(rdx + (UNIT * part + 32 * half)), ymm(entry))?;
+            }
+        }
+        Ok(())
+    })?;
+    f.a.vzeroupper()?;
+    f.a.ret()?;
+    f.finish()
+}
+
+fn expand_wide(count: usize, bits: u8) -> Emitted<Vec<u8>> {
+    let mut f = Asm::new()?;
+    let table = 31;
+    wide_table(&mut f, bits, rsi, table)?;
+    each_unit(&mut f, count, bits, &|f, parts| {
+        f.a.vmovdqu32(zmm(0), zmmword_ptr(rdi))?;
+        for part in 0..parts {
+            if part > 0 {
+                f.a.vpsrlw(zmm(0), zmm(0), i32::from(bits))?;
+            }
+            f.a.vpermb(zmm(1), zmm(0), zmm(table))?;
+            f.a.vmovdqu32(zmmword_ptr(rdx + UNIT * part), zmm(1))?;
+        }
+        Ok(())
+    })?;
+    f.a.vzeroupper()?;
+    f.a.ret()?;
+    f.finish()
+}
+
+/// Which half of a byte code number `part` lies in, and which of the codes there it is.
+fn place(bits: u8, part: usize) -> (usize, usize) {
+    let first = part * usize::from(bits);
+    (first / 4, first % 4 / usize::from(bits))
+}
+
+/// Loads the tables of a nibble's codes into registers from `first` on.
+fn nibble_tables(f: &mut Asm, bits: u8, at: AsmRegister64, first: usize) -> Emitted<()> {
+    let orders = nibbles(bits);
+    for (i, order) in orders.iter().enumerate() {
+        let r = ymm(first + i);
+        f.a.vbroadcasti128(r, xmmword_ptr(at))?;
+        if orders.len() > 1 {
+            let order = f.literal(std::array::from_fn(|b| order[b % 16]));
+            f.a.vpshufb(r, r, ymmword_ptr(order))?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads the table of the low `bits` of six into a register.
+fn wide_table(f: &mut Asm, bits: u8, at: AsmRegister64, r: usize) -> Emitted<()> {
+    let order = f.literal(std::array::from_fn(|i| i as u8 & ((1 << bits) - 1)));
+    f.a.vbroadcasti32x4(zmm(r), xmmword_ptr(at))?;
+    f.a.vpshufb(zmm(r), zmm(r), zmmword_ptr(order))
+}
+
+/// The nibbles of 32 bytes of codes; the high ones only where `parts` reach them.
+fn split(f: &mut Asm, bits: u8, parts: usize, from: AsmMemoryOperand, low: usize, high: usize) -> Emitted<()> {
+    let mask = f.splat8(15);
+    f.a.vmovdqu(ymm(low), from)?;
+    if parts * usize::from(bits) > 4 {
+        f.a.vpsrlw(ymm(high), ymm(low), 4)?;
+        f.a.vpand(ymm(high), ymm(high), ymmword_ptr(mask))?;
+    }
+    f.a.vpand(ymm(low), ymm(low), ymmword_ptr(mask))
+}
+
+/// The geometry of a product over codes, and what was proven of its sums.
+fn geometry(program: &Program, step: &Step) -> Option<(Nest, u8, End, proof::Bounds)> {
+    let What::ConvCodes { conv, bits, signed: false, end } = &step.what else { return None };
+    let nest = conv::nest(conv, 4, [1, 1, if matches!(end, End::Float { .. }) { 4 } else { 1 }])?;
+    let nest = nest.with_panel_bytes(packed_len(nest.blocks * UNIT, *bits));
+    Some((nest, *bits, *end, proof::bounds(program, step, conv, false)?))
+}
+
+/// The product in 256 bits.
+pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
+    let (nest, bits, end, bounds) = geometry(program, step)?;
+    let depth = match dot {
+        Dot::Bytes { .. } => None,
+        _ => {
+            sums_fit(&weights(program, step)?).then_some(())?;
+            let table = constant(program, step.reads.get(4)?)?;
+            let largest = table.iter().take(1 << bits).map(|e| i32::from(*e as i8).abs()).max()?;
+            Some((i32::from(i16::MAX) / (2 * 255 * largest.max(1))).max(1) as usize)
+        }
+    };
+    let body = Coded { narrow: Narrow::new(dot, end, bounds, nest.pixel[conv::Y], None), bits, depth };
+    let width = if nest.one_pixel() { MOST.min(nest.panels()) } else { 1 };
+    let f = if dot == (Dot::Bytes { vex: false }) { Asm::new() } else { Asm::vex() };
+    let code = f.and_then(|f| conv::emit(f, &nest, &body, width)).ok()?;
+    let pixels = nest.row_pixels().min(body.most_pixels(width));
+    let level = if depth.is_some() { "avx2" } else { dot.name() };
+    let kernel = format!("conv_codes{bits}_{pixels}x{}__{level}", width * PANEL);
+    Some(Leaf { code, kernel, frame: conv::frame(), cycles: None })
+}
+
+/// The product in 512 bits, with VBMI.
+pub fn wide(program: &Program, step: &Step) -> Option<Leaf> {
+    let (nest, bits, end, bounds) = geometry(program, step)?;
+    let body = CodedWide { epilogue: Epilogue::new(end, bounds, nest.pixel[conv::Y], None), bits };
+    let width = if nest.one_pixel() { MOST_WIDE } else { 2 }.min(nest.panels());
+    let code = Asm::new().and_then(|f| conv::emit(f, &nest, &body, width)).ok()?;
+    let pixels = nest.row_pixels().min(body.most_pixels(width));
+    let kernel = format!("conv_codes{bits}_{pixels}x{}__avx512vnni", width * PANEL);
+    Some(Leaf { code, kernel, frame: conv::frame(), cycles: None })
+}
+
+/// Pixels times panels of a tile in 256 bits, and in 512.
+const MOST: usize = 2;
+const MOST_WIDE: usize = 8;
+
+/// A tile in 256 bits.
+struct Coded {
+    narrow: Narrow,
+    bits: u8,
+    /// How many sums of two products 16 bits hold; `None` with byte dot products.
+    depth: Option<usize>,
+}
+
+const OPERAND: usize = 12;
+const LOW: usize = 13;
+const HIGH: usize = 14;
+const WEIGHT: usize = 15;
+const TABLES: usize = 8;
+
+impl Coded {
+    /// Units `first` to `first + count` behind r12 (operand) and r13 (codes); of the last one `parts` blocks.
+    fn units(&self, f: &mut Asm, n: &Nest, t: Tile, count: usize, parts: usize) -> Emitted<()> {
+        let accumulators = t.pixels * t.panels * PARTS;
+        let all = per_unit(self.bits) / UNIT;
+        // Sums of products that the 16-bit half of each accumulator holds.
+        let mut held = vec![0; accumulators];
+        for unit in 0..count {
+            let parts = if unit + 1 == count { parts } else { all };
+            for (panel, half) in (0..t.panels).flat_map(|j| [(j, 0), (j, 1)]) {
+                split(f, self.bits, parts, ymmword_ptr(r13 + (UNIT * unit + panel * n.panel_bytes() + 32 * half)), LOW, HIGH)?;
+                for part in 0..parts {
+                    let (nibble, order) = place(self.bits, part);
+                    f.a.vpshufb(ymm(WEIGHT), ymm(TABLES + order), ymm(if nibble == 0 { LOW } else { HIGH }))?;
+                    for m in 0..t.pixels {
+                        let acc = self.narrow.first(t, m, panel) + half;
+                        f.a.vpbroadcastd(ymm(OPERAND), dword_ptr(r12 + (4 * (all * unit + part) + m * n.pixel[X])))?;
+                        self.multiply(f, acc, accumulators + acc, &mut held[acc])?;
+                    }
+                }
+            }
+        }
+        for acc in (0..accumulators).filter(|a| held[*a] > 0) {
+            self.widen(f, acc, accumulators + acc)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the products of four taps to an accumulator, or to its 16-bit half.
+    fn multiply(&self, f: &mut Asm, acc: usize, half: usize, held: &mut usize) -> Emitted<()> {
+        match self.depth {
+            None => f.a.vpdpbusd(ymm(acc), ymm(OPERAND), ymm(WEIGHT)),
+            Some(1) => {
+                f.a.vpmaddubsw(ymm(OPERAND), ymm(OPERAND), ymm(WEIGHT))?;
+                self.widen(f, acc, OPERAND)
+            }
+            Some(depth) => {
+                if *held == 0 {
+                    f.a.vpmaddubsw(ymm(half), ymm(OPERAND), ymm(WEIGHT))?;
+                } else {
+                    f.a.vpmaddubsw(ymm(OPERAND), ymm(OPERAND), ymm(WEIGHT))?;
+                    f.a.vpaddw(ymm(half), ymm(half), ymm(OPERAND))?;
+                }
+                *held += 1;
+                if *held == depth {
+                    self.widen(f, acc, half)?;
+                    *held = 0;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds pairs of the words in `from`, which is lost, to an accumulator.
+    fn widen(&self, f: &mut Asm, acc: usize, from: usize) -> Emitted<()> {
+        let ones = f.splat16(1);
+        f.a.vpmaddwd(ymm(from), ymm(from), ymmword_ptr(ones))?;
+        f.a.vpaddd(ymm(acc), ymm(acc), ymm(from))
+    }
+}
+
+/// Walks over the units of a panel's codes: r12 over the operand, r13 over the codes. `units(f, count, parts)` handles some,
+/// the last of them with `parts` blocks.
+fn walk(f: &mut Asm, n: &Nest, bits: u8, units: &dyn Fn(&mut Asm, usize, usize) -> Emitted<()>) -> Emitted<()> {
+    let all = per_unit(bits) / UNIT;
+    let (total, last) = (n.blocks.div_ceil(all), (n.blocks - 1) % all + 1);
+    f.a.mov(r12, rdi)?;
+    f.a.mov(r13, rsi)?;
+    // The last units, one of which may be short, come behind the loop.
+    let passes = (total - 1) / UNROLL;
+    if passes > 0 {
+        f.a.mov(r14, passes as u64)?;
+        let mut top = f.a.create_label();
+        f.a.set_label(&mut top)?;
+        units(f, UNROLL, all)?;
+        f.a.add(r12, (4 * all * UNROLL) as i32)?;
+        f.a.add(r13, (UNIT * UNROLL) as i32)?;
+        f.a.dec(r14)?;
+        f.a.jnz(top)?;
+    }
+    units(f, total - passes * UNROLL, last)
+}
+
+impl Body for Coded {
+    fn residual(&self) -> bool {
+        false
+    }
+    fn coded(&self) -> bool {
+        true
+    }
+    fn width(&self) -> usize {
+        Body::width(&self.narrow)
+    }
+    fn most_pixels(&self, panels: usize) -> usize {
+        (MOST / panels).max(1)
+    }
+    fn prologue(&self, f: &mut Asm, lanes: usize) -> Emitted<()> {
+        self.narrow.prologue(f, lanes)
+    }
+    fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
+        self.narrow.start(f, t)?;
+        nibble_tables(f, self.bits, r9, TABLES)?;
+        walk(f, n, self.bits, &|f, count, parts| self.units(f, n, t, count, parts))?;
+        self.narrow.finish(f, n, t, masked)
+    }
+}
+
+/// A tile in 512 bits.
+struct CodedWide {
+    epilogue: Epilogue,
+    bits: u8,
+}
+
+impl CodedWide {
+    fn units(&self, f: &mut Asm, n: &Nest, t: Tile, (count, parts): (usize, usize), apart: usize) -> Emitted<()> {
+        let used = t.pixels * t.panels + apart;
+        let (codes, operand, weight, table) = (used, used + t.panels, used + t.panels + t.pixels, used + t.panels + t.pixels + 1);
+        let all = per_unit(self.bits) / UNIT;
+        for unit in 0..count {
+            let parts = if unit + 1 == count { parts } else { all };
+            for j in 0..t.panels {
+                f.a.vmovdqu32(zmm(codes + j), zmmword_ptr(r13 + (UNIT * unit + j * n.panel_bytes())))?;
+            }
+            for part in 0..parts {
+                for m in 0..t.pixels {
+                    f.a.vpbroadcastd(zmm(operand + m), dword_ptr(r12 + (4 * (all * unit + part) + m * n.pixel[X])))?;
+                }
+                let first = if part % 2 == 1 { apart } else { 0 };
+                for j in 0..t.panels {
+                    if part > 0 {
+                        f.a.vpsrlw(zmm(codes + j), zmm(codes + j), i32::from(self.bits))?;
+                    }
+                    f.a.vpermb(zmm(weight), zmm(codes + j), zmm(table))?;
+                    for m in 0..t.pixels {
+                        f.a.vpdpbusd(zmm(first + m * t.panels + j), zmm(operand + m), zmm(weight))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Body for CodedWide {
+    fn residual(&self) -> bool {
+        false
+    }
+    fn coded(&self) -> bool {
+        true
+    }
+    fn width(&self) -> usize {
+        self.epilogue.width()
+    }
+    fn most_pixels(&self, panels: usize) -> usize {
+        (MOST_WIDE / panels).clamp(1, 4)
+    }
+    fn prologue(&self, f: &mut Asm, lanes: usize) -> Emitted<()> {
+        self.epilogue.prologue(f, lanes)
+    }
+    fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
+        self.epilogue.start(f, t, rdx)?;
+        // Even and odd blocks sum apart: a dot product waits for the one before it.
+        let used = t.pixels * t.panels;
+        for i in used..2 * used {
+            f.a.vpxord(zmm(i), zmm(i), zmm(i))?;
+        }
+        wide_table(f, self.bits, r9, 2 * used + t.panels + t.pixels + 1)?;
+        walk(f, n, self.bits, &|f, count, parts| self.units(f, n, t, (count, parts), used))?;
+        for i in 0..used {
+            f.a.vpaddd(zmm(i), zmm(i), zmm(used + i))?;
+        }
+        self.epilogue.finish(f, t, &Pointers { out: r8, residual: rbx, scale: rcx, factors: r9 }, masked)
+    }
+}

@@ -1,0 +1,133 @@
+//! Weights in codes: expansion, and products that expand as they go, at every tail of depth, columns and rows.
+
+mod common;
+
+use common::{Operand, Rng, agree, step_program};
+use quernel_ir::{
+    codes::{self, UNIT},
+    op::WindowDim,
+    program::{Conv, End, Image, PANEL, WeightLayout, What},
+};
+
+/// A table whose pairs of entries fit 16 bits, small enough that many products do, or not at all small.
+fn table(rng: &mut Rng, bits: u8) -> Vec<u8> {
+    let most = rng.pick(&[1, 1, 2, 8, 8, 64, 64, 127]);
+    let mut table: Vec<u8> = (0..1 << bits).map(|_| rng.range(-most, most) as u8).collect();
+    if rng.below(4) == 0 {
+        table.iter_mut().enumerate().for_each(|(i, t)| *t = if i % 2 == 0 { -most } else { most } as u8);
+    }
+    table.resize(codes::TABLE, 0x55);
+    table
+}
+
+#[test]
+fn expansions_of_any_length() {
+    let rng = &mut Rng(7);
+    for bits in [1, 2, 4] {
+        for blocks in (1..=20).chain([31, 32, 33, 64, 129]) {
+            let count = blocks * UNIT;
+            let packed = rng.bytes(codes::packed_len(count, bits));
+            let operands = vec![Operand::Constant(packed), Operand::Constant(table(rng, bits))];
+            let (program, inputs) = step_program(What::Expand { count, bits }, operands, count, false, false);
+            agree(&("expand", bits, blocks), &program, &inputs);
+        }
+    }
+}
+
+#[derive(Debug)]
+#[allow(dead_code)]
+struct Case {
+    bits: u8,
+    rows: usize,
+    k: usize,
+    n: usize,
+    /// Further channels between the rows of the result.
+    gap: usize,
+    signed: bool,
+    end: End,
+    /// Whether the operand is the caller's memory.
+    direct: bool,
+}
+
+fn product(case: &Case, rng: &mut Rng) {
+    let &Case { bits, rows, k, n, gap, signed, end, direct } = case;
+    let input = Image::dense(1, 1, rows, k);
+    let output = Image { c: n, start: gap, ..Image::dense(1, 1, rows, n + gap) };
+    let conv = Conv {
+        input,
+        output,
+        window: [WindowDim::new(1); 2],
+        groups: 1,
+        layout: WeightLayout::Panels { contiguous: rng.below(2) == 0, depth: 4 },
+        residual: None,
+    };
+    let channels = n.next_multiple_of(PANEL);
+    let mut table = table(rng, bits);
+    let panel = k.div_ceil(4) * UNIT;
+    let mut packed = Vec::new();
+    if k % 4 > 0 {
+        // Taps behind the last one read what lies behind the operand: they mean 0.
+        table[0] = 0;
+    }
+    for _ in 0..channels / PANEL {
+        let tap = |i: usize| i / UNIT * 4 + i % 4;
+        let code = |i: usize, rng: &mut Rng| if tap(i) < k { rng.below(1 << bits) as u8 } else { 0 };
+        let all: Vec<u8> = (0..panel).map(|i| code(i, rng)).collect();
+        packed.extend(codes::pack(&all, bits));
+    }
+    let bias = (0..channels).flat_map(|_| rng.range(-3000, 3000).to_le_bytes()).collect();
+    let step = 1.0 / (20_000.0 * (k as f32).sqrt());
+    let scale = (0..channels).flat_map(|_| (rng.range(1, 1000) as f32 * step).to_le_bytes()).collect();
+    let x = if rng.below(3) == 0 { vec![0xff; input.extent()] } else { rng.bytes(input.extent()) };
+    let constants = [packed, bias, scale, table].map(Operand::Constant);
+    let operands = std::iter::once(Operand::Data(x)).chain(constants).collect();
+    let float = matches!(end, End::Float { .. });
+    let bytes = output.extent() * if float { 4 } else { 1 };
+    let (program, inputs) = step_program(What::ConvCodes { conv, bits, signed, end }, operands, bytes, float, direct);
+    agree(case, &program, &inputs);
+}
+
+fn end(rng: &mut Rng) -> End {
+    match rng.below(5) {
+        0 => End::Float { lo: f32::NEG_INFINITY, hi: f32::INFINITY },
+        1 => End::Float { lo: 0.0, hi: 6.0 },
+        2 => End::Requantize { zero: rng.range(-128, 127), lo: -128, hi: 100, signed: true },
+        3 => End::Requantize { zero: rng.range(0, 255), lo: 3, hi: 255, signed: false },
+        _ => End::Requantize { zero: 0, lo: 0, hi: 255, signed: false },
+    }
+}
+
+#[test]
+fn every_tail_of_depth() {
+    let rng = &mut Rng(11);
+    for bits in [1, 2, 4] {
+        for k in 1..=72 {
+            let case = Case { bits, rows: 1, k, n: 16, gap: 0, signed: k % 8 == 3, end: end(rng), direct: k % 3 == 0 };
+            product(&case, rng);
+        }
+    }
+}
+
+#[test]
+fn every_tail_of_columns_and_rows() {
+    let rng = &mut Rng(13);
+    for bits in [1, 2, 4] {
+        for n in 1..=35 {
+            for rows in [1, 1 + n % 5] {
+                product(&Case { bits, rows, k: 64, n, gap: n % 2 * 3, signed: false, end: end(rng), direct: false }, rng);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_products() {
+    let rng = &mut Rng(17);
+    for bits in [1, 2, 4] {
+        for (rows, k, n) in [(1, 640, 128), (1, 516, 200), (3, 260, 160), (2, 1024, 48), (5, 130, 33)] {
+            for signed in [false, true] {
+                product(&Case { bits, rows, k, n, gap: 0, signed, end: end(rng), direct: false }, rng);
+            }
+        }
+    }
+}
