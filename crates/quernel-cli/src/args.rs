@@ -92,7 +92,7 @@ impl Command {
     }
 }
 
-/// Where scales of activations come from.
+/// Where scales of activations come from, or how many bits they have with scales from samples.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ActivationsArg {
     /// Ranges observed on samples.
@@ -101,6 +101,17 @@ pub enum ActivationsArg {
     Dynamic,
     /// Each input at run time, without samples: a scale per tensor.
     DynamicTensor,
+    /// None: activations stay f32, and only weights are quantized.
+    Float,
+    /// Ranges observed on samples, 4 bits.
+    #[value(name = "4")]
+    Four,
+    /// Ranges observed on samples, 2 bits.
+    #[value(name = "2")]
+    Two,
+    /// Ranges observed on samples, 1 bit.
+    #[value(name = "1")]
+    One,
 }
 
 /// Options of everything that compiles.
@@ -112,9 +123,12 @@ pub struct Compiling {
     /// statistics inside the model), or `random` (only to try the speed); may be given several times.
     #[arg(long, value_name = "FILE")]
     pub calibrate: Vec<PathBuf>,
-    /// Where scales of activations come from.
+    /// Where scales of activations come from, or how many bits they have with scales from samples.
     #[arg(long, value_enum, default_value = "static")]
     pub activations: ActivationsArg,
+    /// Weights under one scale with `--activations float`: 32, 64, 128; a whole output channel by default.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=65536))]
+    pub group: Option<u32>,
     #[command(flatten)]
     pub samples: Sampling,
     /// How ranges are chosen from histograms: minmax, mean (of the samples' extremes), percentile, percentile=99.9,

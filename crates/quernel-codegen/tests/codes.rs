@@ -98,6 +98,69 @@ fn end(rng: &mut Rng) -> End {
 }
 
 #[test]
+fn expansions_to_floats() {
+    let rng = &mut Rng(9);
+    for bits in [1, 2, 4, 8] {
+        let unit = codes::per_unit(bits) / PANEL;
+        for (panels, taps, group) in
+            [(1, 1, 1), (1, 7, 7), (2, 9, 9), (3, 45, 45), (2, 4 * unit, unit), (1, 64, 64), (3, 128, 32), (2, 70, 70)]
+        {
+            let what = What::ExpandFloat { panels, taps, group, bits };
+            let packed = rng.bytes(panels * codes::packed_len(taps * PANEL, bits));
+            let mut operands = vec![Operand::Constant(packed), Operand::Constant(rng.floats(panels * taps / group * PANEL))];
+            operands.extend((bits < 8).then(|| Operand::Constant(table(rng, bits))));
+            let (program, inputs) = step_program(what.clone(), operands, 4 * panels * taps * PANEL, true, false);
+            agree(&what, &program, &inputs);
+        }
+    }
+}
+
+#[test]
+fn packed_bits() {
+    let rng = &mut Rng(19);
+    for k in (1..=70).chain([96, 100, 1024]) {
+        for rows in [1, 3] {
+            let what = What::PackBits { rows, k };
+            let (program, inputs) =
+                step_program(what, vec![Operand::Data(rng.bytes(rows * k))], rows * 4 * k.div_ceil(32), false, k % 2 == 0);
+            agree(&("bits", rows, k), &program, &inputs);
+        }
+    }
+}
+
+#[test]
+fn products_of_bits() {
+    let rng = &mut Rng(23);
+    // Rows, columns, kernel, words of a pixel, output channels.
+    let mut cases = vec![(1, 1, 1, 32, 1024), (1, 64, 1, 32, 64), (5, 7, 3, 4, 40), (4, 5, 3, 1, 16), (1, 3, 1, 130, 20)];
+    cases.extend((1..=70).map(|words| (1, 1 + words % 4, 1, words, 1 + words * 7 % 40)));
+    for (h, w, kernel, words, n) in cases {
+        let contiguous = rng.below(2) == 0;
+        let window = [WindowDim::new(kernel); 2];
+        let input = Image::dense(1, h + kernel - 1, w + kernel - 1, 4 * words);
+        let gap = rng.pick(&[0, 0, 3]);
+        let output = Image { c: n, start: gap, ..Image::dense(1, h, w, n + gap) };
+        let conv = Conv { input, output, window, groups: 1, layout: WeightLayout::Panels { contiguous, depth: 4 }, residual: None };
+        let channels = n.next_multiple_of(PANEL);
+        let weights = rng.bytes(conv.layout.len(conv.weight_dims()));
+        let taps = (32 * words * kernel * kernel) as i32;
+        let bias = (0..channels).flat_map(|_| (taps / 2 + rng.range(-40, 40)).to_le_bytes()).collect();
+        let scale = (0..channels).flat_map(|_| (rng.range(1, 1000) as f32 / (20.0 * (taps as f32).sqrt())).to_le_bytes()).collect();
+        let end = match rng.below(3) {
+            0 => End::Requantize { zero: 0, lo: 0, hi: 1, signed: false },
+            _ => end(rng),
+        };
+        let float = matches!(end, End::Float { .. });
+        let bytes = output.extent() * if float { 4 } else { 1 };
+        let operands = vec![Operand::Data(rng.bytes(input.extent()))];
+        let operands = operands.into_iter().chain([weights, bias, scale].map(Operand::Constant)).collect();
+        let what = What::ConvBits { conv, end };
+        let (program, inputs) = step_program(what.clone(), operands, bytes, float, rng.below(4) == 0);
+        agree(&what, &program, &inputs);
+    }
+}
+
+#[test]
 fn every_tail_of_depth() {
     let rng = &mut Rng(11);
     for bits in [1, 2, 4] {

@@ -20,6 +20,8 @@ const SCRATCH: usize = 1 << 17;
 const SIDE_BY_SIDE: usize = 4;
 /// Codes that save fewer bytes than this stay bytes.
 const LEAST_SAVING: usize = 1 << 10;
+/// Fewest channels whose products are worth packing into bits.
+const LEAST_BITS: usize = 16;
 
 /// Neighbouring panels that are stored alike.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,9 +98,13 @@ pub(crate) struct Layer<'l> {
     pub x: Span,
     pub y: Span,
     pub bias: Span,
+    /// The numbers behind `bias`.
+    pub biases: &'l [i32],
     pub scale: Span,
     /// Operand and factors.
     pub residual: Option<(Span, Span)>,
+    /// Whether operands are 0 and 1 only.
+    pub binary: bool,
 }
 
 /// What the steps of a float layer over codes share.
@@ -129,9 +135,14 @@ impl Build<'_> {
         }
         let panel = l.packed.len() / dims.o.div_ceil(PANEL);
         let few = l.conv.output.n * l.conv.output.h * l.conv.output.w <= FEW_PIXELS;
+        let mut bits = if l.binary { self.bits_of(l) } else { None };
         let direct = few && codes::one_run(l.conv.layout, dims) && !l.conv.padded() && l.residual.is_none();
         for run in runs {
             let channels = |panels: &Range<usize>| panels.start * PANEL..(panels.end * PANEL).min(dims.o);
+            if let (Some(bits), Some([-1, 1])) = (&mut bits, run.values.as_deref()) {
+                self.over_bits(l, bits, &run.panels, channels(&run.panels));
+                continue;
+            }
             let bytes = |panels: &Range<usize>| &l.packed[panels.start * panel..panels.end * panel];
             let Some(bits) = run.bits() else {
                 let weights = self.blob(&format!("{}.packed", l.name), bytes(&run.panels));
@@ -206,6 +217,60 @@ impl Build<'_> {
         self.emit(what, reads, vec![l.y]);
     }
 
+    /// A layer of operands 0 and 1 as a layer of bits; `None` where its pixels are no runs of whole channels.
+    fn bits_of(&self, l: &Layer<'_>) -> Option<Bits> {
+        let (x, c) = (l.conv.input, l.conv.input.c);
+        let whole = [x.start, x.row, x.batch, l.x.bytes].iter().all(|n| n.is_multiple_of(c));
+        if c < LEAST_BITS || x.pixel != c || !whole || l.x.offset != 0 || l.conv.padded() || l.residual.is_some() {
+            return None;
+        }
+        let bytes = 4 * c.div_ceil(32);
+        let words = |n: usize| n / c * bytes;
+        let input = Image { c: bytes, start: words(x.start), batch: words(x.batch), row: words(x.row), pixel: bytes, ..x };
+        let conv = Conv { input, ..l.conv.clone() };
+        let (from, to) = (l.conv.weight_dims(), conv.weight_dims());
+        let mut weights = vec![0; conv.layout.len(to)];
+        let mut ones = vec![0; from.o];
+        for (o, ones) in ones.iter_mut().enumerate() {
+            for (ky, kx, i) in (0..from.kh).flat_map(|ky| (0..from.kw).flat_map(move |kx| (0..c).map(move |i| (ky, kx, i)))) {
+                if l.packed[l.conv.layout.index(from, o, ky, kx, i)] as i8 > 0 {
+                    weights[conv.layout.index(to, o, ky, kx, i / 8)] |= 1 << (i % 8);
+                    *ones += 1;
+                }
+            }
+        }
+        Some(Bits { conv, weights, ones, x: None })
+    }
+
+    /// The step of some output channels over bits; the first one of a layer packs its operand.
+    fn over_bits(&mut self, l: &Layer<'_>, bits: &mut Bits, panels: &Range<usize>, channels: Range<usize>) {
+        let x = match bits.x {
+            Some(x) => x,
+            None => {
+                let k = l.conv.input.c;
+                let (rows, run) = (l.x.bytes / k, 4 * k.div_ceil(32));
+                let buf = self.buffer(rows * run);
+                let x = self.whole(buf);
+                self.emit(What::PackBits { rows, k }, vec![l.x], vec![x]);
+                *bits.x.insert(x)
+            }
+        };
+        let part = self.channels_of(l, channels.clone());
+        let panel = bits.weights.len() / l.conv.output.c.div_ceil(PANEL);
+        let weights = self.blob(&format!("{}.bits", l.name), &bits.weights[panels.start * panel..panels.end * panel]);
+        let bias: Vec<u8> = (0..part.bias.bytes / 4)
+            .flat_map(|i| {
+                let o = channels.start + i;
+                // Final sums are proven to fit, so the halves may wrap.
+                let (b, ones) = (l.biases.get(o).copied().unwrap_or(0), bits.ones.get(o).copied().unwrap_or(0));
+                b.wrapping_add(ones).to_le_bytes()
+            })
+            .collect();
+        let bias = self.blob(&format!("{}.bias", l.name), bias);
+        let conv = Conv { output: part.conv.output, ..bits.conv.clone() };
+        self.emit(What::ConvBits { conv, end: l.end }, vec![x, weights, bias, part.scale], vec![l.y]);
+    }
+
     /// Geometry and constants of some output channels, which start a panel.
     fn channels_of(&self, l: &Layer<'_>, channels: Range<usize>) -> Part {
         let image = |i: Image| Image { c: channels.len(), start: i.start + channels.start, ..i };
@@ -221,6 +286,17 @@ impl Build<'_> {
             residual: l.residual.map(|(r, factors)| (r, slice(factors, 2))),
         }
     }
+}
+
+/// A layer of bits.
+struct Bits {
+    /// Geometry in bytes of eight bits.
+    conv: Conv,
+    weights: Vec<u8>,
+    /// Ones among the weights of each output channel.
+    ones: Vec<i32>,
+    /// The packed operand, once there is one.
+    x: Option<Span>,
 }
 
 struct Part {

@@ -40,6 +40,8 @@ pub(crate) struct IntegerParts {
     /// Weights in the order of the layout.
     pub packed: Vec<u8>,
     pub bias: Span,
+    /// The numbers behind `bias`.
+    pub biases: Vec<i32>,
     pub scale: Span,
     pub factors: Option<Span>,
     pub end: End,
@@ -225,12 +227,13 @@ impl<'a> Build<'a> {
         }
         let name = self.constant_name(p.w);
         Ok(IntegerParts {
-            bias: self.blob(&format!("{name}.bias"), le(bias.into_iter().map(i32::to_le_bytes))),
+            bias: self.blob(&format!("{name}.bias"), le(bias.iter().map(|b| b.to_le_bytes()))),
             scale: self.blob(&format!("{name}.scale"), le(scale.into_iter().map(f32::to_le_bytes))),
             factors: residual.map(|_| self.blob(&format!("{name}.factors"), le(factors.into_iter().map(i16::to_le_bytes)))),
             end,
             name,
             packed,
+            biases: bias,
         })
     }
 

@@ -180,7 +180,9 @@ impl Build<'_> {
             x: self.whole(x),
             y: self.whole(y),
             bias: parts.bias,
+            biases: &parts.biases,
             scale: parts.scale,
+            binary: !signed && quant.lo >= 0 && quant.hi <= 1,
             residual: residual.zip(parts.factors).map(|((r, _), f)| (self.whole(r), f)),
         });
         if let Some((r, image)) = late {

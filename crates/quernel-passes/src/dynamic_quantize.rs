@@ -23,10 +23,12 @@ pub enum Activations {
     DynamicRows,
     /// From each input at run time: a scale per tensor.
     DynamicTensors,
+    /// There are none: activations stay f32, and weights alone are quantized.
+    Float,
 }
 
 pub struct DynamicQuantize {
-    /// Where scales come from; nothing happens for `Static`.
+    /// Where scales come from; nothing happens for `Static` and `Float`.
     pub activations: Activations,
 }
 
@@ -38,7 +40,7 @@ impl Pass for DynamicQuantize {
         "dynamic-quantize"
     }
     fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
-        if self.activations == Activations::Static {
+        if matches!(self.activations, Activations::Static | Activations::Float) {
             return Ok(());
         }
         let positive = never_negative(g);

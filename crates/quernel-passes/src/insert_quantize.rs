@@ -6,6 +6,7 @@
 //!   its result, or when it can hand out floats itself (layers, means). The last layer so yields floats directly.
 //! * A clamp that follows an element-wise operator lends it its own range: saturation is the clamp.
 //! * What comes back as an input of the next run is not rounded on the way there.
+//! * With fewer than 8 bits, what the first and the last layer read keeps 8 where their weights do.
 //! * Constants beside integers are rounded, too: to the scale of their move, or to one of their own. A quotient by a
 //!   constant becomes a product, because a small divisor would round to 0.
 
@@ -23,6 +24,8 @@ use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 pub struct InsertQuantize {
     pub ranges: Option<Arc<Ranges>>,
     pub calibrator: Calibrator,
+    /// Bits of what is rounded.
+    pub bits: u8,
     /// Outputs are rounded, too.
     pub integer_io: bool,
 }
@@ -67,6 +70,8 @@ struct Classes {
     parent: Vec<usize>,
     /// Union of the ranges of the members.
     range: Vec<Option<(f64, f64)>>,
+    /// Storage of a class: that of its widest member.
+    storage: Vec<Storage>,
 }
 
 impl Classes {
@@ -85,6 +90,9 @@ impl Classes {
                 (Some((l, h)), Some((m, i))) => Some((l.min(m), h.max(i))),
                 (x, y) => x.or(y),
             };
+            if self.storage[a].bits() > self.storage[b].bits() {
+                self.storage[b] = self.storage[a];
+            }
             self.parent[a] = b;
         }
     }
@@ -103,29 +111,49 @@ impl Classes {
     fn elem(&mut self, v: Value) -> Option<Elem> {
         let r = self.root(v);
         let (lo, hi) = self.range[r]?;
-        let (scale, zero) = affine(lo, hi, Storage::U8.range());
-        Quant::per_tensor(Storage::U8, scale, zero).ok().map(Elem::from)
+        let storage = self.storage[r];
+        let (scale, zero) = affine(lo, hi, storage.range());
+        Quant::per_tensor(storage, scale, zero).ok().map(Elem::from)
     }
 }
 
 impl InsertQuantize {
-    fn classes(&self, g: &Graph) -> Classes {
-        let mut c = Classes { parent: (0..g.values.len()).collect(), range: vec![None; g.values.len()] };
+    /// The storage of every value.
+    fn storages(&self, g: &Graph, cx: &Cx) -> Vec<Storage> {
+        let narrow = Storage::new(self.bits, false).filter(|s| s.bits() <= 8).unwrap_or(Storage::U8);
+        let mut storages = vec![narrow; g.values.len()];
+        let layers: Vec<Node> = g.order.iter().copied().filter(|&n| g.nodes[n].op.epilogue().is_some()).collect();
+        // A network of one or two layers would have no others.
+        if layers.len() > 2 {
+            for n in [layers[0], layers[layers.len() - 1]] {
+                if cx.widths.get(&n).is_none_or(|w| *w == Width::Int(8)) {
+                    storages[g.nodes[n].args[0].index()] = Storage::U8;
+                }
+            }
+        }
+        storages
+    }
+
+    fn classes(&self, g: &Graph, cx: &Cx) -> Classes {
+        let storage = self.storages(g, cx);
+        let mut c = Classes { parent: (0..g.values.len()).collect(), range: vec![None; g.values.len()], storage };
         let Some(ranges) = &self.ranges else { return c };
         let observed = |v: Value| -> Option<(f64, f64)> {
             let name = &g.values[v].name;
-            let (scale, zero) = ranges.params(name, Storage::U8, self.calibrator)?;
+            let storage = c.storage[v.index()];
+            let (scale, zero) = ranges.params(name, storage, self.calibrator)?;
             // What is always zero must not widen what it shares a scale with.
             if let Some((0.0, 0.0)) = ranges.extremes(name) {
                 return Some((0.0, 0.0));
             }
-            Some((f64::from(scale) * f64::from(-zero), f64::from(scale) * f64::from(255 - zero)))
+            Some((f64::from(scale) * f64::from(-zero), f64::from(scale) * f64::from(storage.range().1 - zero)))
         };
         let (uses, state) = (g.users(), states(g));
         let mut lent = BTreeSet::new();
         let values = g.inputs.iter().copied().chain(g.order.iter().map(|&n| g.nodes[n].result()));
-        for v in values {
-            c.range[v.index()] = observed(v);
+        let seen: Vec<(Value, Option<(f64, f64)>)> = values.map(|v| (v, observed(v))).collect();
+        for (v, range) in seen {
+            c.range[v.index()] = range;
         }
         for &n in &g.order {
             let node = &g.nodes[n];
@@ -276,7 +304,7 @@ impl Pass for InsertQuantize {
         if self.ranges.is_none() {
             return Ok(());
         }
-        let mut classes = self.classes(g);
+        let mut classes = self.classes(g, cx);
         let (wanted, integers) = self.wanted(g, &mut classes, cx);
         let inputs = g.inputs.clone();
         let mut failed = None;

@@ -89,6 +89,10 @@ pub struct QuantizeOptions {
     pub calibrator: Calibrator,
     /// Where scales of activations come from.
     pub activations: Activations,
+    /// Bits of activations with scales from samples: 8, 4, 2 or 1.
+    pub activation_bits: u8,
+    /// Weights under one scale where activations stay float; `None` for a whole output channel.
+    pub group: Option<u32>,
     /// Weight widths per layer.
     pub bits: Bits,
     /// Whether biases absorb the mean error of the weights.
@@ -103,6 +107,8 @@ impl Default for QuantizeOptions {
             ranges: None,
             calibrator: Calibrator::default(),
             activations: Activations::default(),
+            activation_bits: 8,
+            group: None,
             bits: Bits::default(),
             bias_correct: true,
             integer_io: false,
@@ -142,11 +148,13 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
         "insert-quantize" => Box::new(insert_quantize::InsertQuantize {
             ranges: options.ranges.clone(),
             calibrator: options.calibrator,
+            bits: options.activation_bits,
             integer_io: options.integer_io,
         }),
         "dynamic-quantize" => Box::new(dynamic_quantize::DynamicQuantize { activations: options.activations }),
         "quantize-weights" => {
-            Box::new(quantize_weights::QuantizeWeights { given: options.ranges.is_none() && options.activations == Activations::Static })
+            let given = options.ranges.is_none() && options.activations == Activations::Static;
+            Box::new(quantize_weights::QuantizeWeights { given, activations: options.activations, group: options.group })
         }
         "bias-correct" => Box::new(bias_correct::BiasCorrect { ranges: options.ranges.clone() }),
         "push-requantize" => Box::new(push_requantize::PushRequantize),

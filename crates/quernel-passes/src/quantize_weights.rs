@@ -4,16 +4,20 @@
 //! snapped so that the residual's factor is an integer (`exact::residual_factor`); a channel whose bias would not fit
 //! 32 bits in units of the accumulator gets a larger scale.
 
-use crate::{Cx, Pass, Sweep, rounded::rounded};
-use quernel_ir::{Act, Binary, Diagnostic, Elem, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Unary, Value};
+use crate::{Activations, Cx, Pass, Sweep, rounded::rounded};
+use quernel_ir::{Act, Binary, Diagnostic, Elem, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Unary, Value, program::PANEL};
 use quernel_quant::{
-    Width,
+    Width, panel_bits,
     weights::{Levels, legal_scale, mse_scales, quantize_rows, squared_error},
 };
 
 pub struct QuantizeWeights {
     /// Whether operands are rounded because the model says so.
     pub given: bool,
+    /// Where scales of activations come from: with none, weights of float layers are rounded.
+    pub activations: Activations,
+    /// Weights under one scale in float layers; `None` for a whole output channel.
+    pub group: Option<u32>,
 }
 
 fn tensor_scale(g: &Graph, v: Value) -> Option<f32> {
@@ -26,6 +30,9 @@ impl Pass for QuantizeWeights {
     }
     fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
         Sweep::run(g, |s, n| {
+            if self.activations == Activations::Float {
+                return self.alone(s, n, cx);
+            }
             let Some(plan) = plan(s, n, cx) else {
                 s.keep(n);
                 return Ok(());
@@ -51,12 +58,114 @@ impl Pass for QuantizeWeights {
     }
 }
 
+impl QuantizeWeights {
+    /// Rounds the weights of a layer whose operand stays f32. They are the layer's operand as they are: its product multiplies
+    /// their real numbers.
+    fn alone(&self, s: &mut Sweep<'_>, n: Node, cx: &mut Cx) -> Result<(), Diagnostic> {
+        let mut node = s.g.nodes[n].clone();
+        let width = cx.widths.get(&n).copied().unwrap_or(Width::Int(8));
+        let grouped = matches!(node.op, Op::Conv { groups, .. } if groups > 1);
+        let weights = s.floats(*node.args.get(1).unwrap_or(&node.args[0]));
+        let (Some(_), Some(bits), Some(weights)) = (node.op.epilogue(), width.bits(), weights) else {
+            s.keep(n);
+            return Ok(());
+        };
+        if weights.is_empty() || grouped || !s.g.ty(node.args[0]).elem.is_f32() || !weights.iter().all(|w| w.is_finite()) {
+            if grouped {
+                cx.remark(self.name(), s.g, n, "its weights stay floats: layers of several groups have few of them");
+            }
+            s.keep(n);
+            return Ok(());
+        }
+        let dims = s.g.ty(node.args[1]).dims.clone();
+        let (rows, row) = (dims[0], weights.len() / dims[0]);
+        let panels = Panels::new(width, &weights, rows);
+        let levels = panels.widest();
+        let linear = matches!(levels, Levels::Linear { .. }) && dims[2..].iter().all(|d| *d == 1);
+        let group = self.group.map(|g| g as usize).filter(|g| *g < row);
+        let fits = group.filter(|g| linear && row.is_multiple_of(*g) && g.is_multiple_of(8));
+        if let (Some(group), None) = (group, fits) {
+            cx.remark(self.name(), s.g, n, format!("its weights have one scale per output channel: groups of {group} do not fit them"));
+        }
+        let under = fits.unwrap_or(row);
+        let scales = panels.scales(&weights, row, under);
+        let codes = panels.codes(&weights, row, under, &scales);
+        let storage = Storage::new(bits, matches!(levels, Levels::Linear { .. })).ok_or_else(|| Diagnostic::bug("no such width"))?;
+        let (min, max) = match levels {
+            Levels::Linear { min, max } => (min, max),
+            Levels::Table(_) => storage.range(),
+        };
+        let scheme = match levels {
+            Levels::Table(table) => Scheme::Table { axis: 0, scales: scales.into(), table: table.into() },
+            Levels::Linear { .. } if under < row => Scheme::Grouped { group: under as u32, scales: scales.into() },
+            Levels::Linear { .. } => Scheme::PerAxis { axis: 0, scales: scales.into() },
+        };
+        let quant = Quant::new(storage, min, max, scheme).map_err(Diagnostic::bug)?;
+        let name = s.g.values[node.args[1]].name.clone();
+        node.args[1] = s.constant(&name, Tensor::from_ints(TensorTy::new(dims, quant), codes.into_iter().map(i64::from)));
+        s.rewrite(n, node.op, node.args);
+        Ok(())
+    }
+}
+
+/// Levels of a layer's weights: of all rows, or of each panel of rows.
+struct Panels {
+    levels: Vec<Levels>,
+    /// Rows under one of the levels.
+    rows: usize,
+}
+
+impl Panels {
+    fn new(width: Width, weights: &[f32], rows: usize) -> Self {
+        let row = weights.len() / rows.max(1);
+        match width {
+            Width::Panels(least, most) => {
+                let bits = panel_bits(weights, row, PANEL, (least, most));
+                Self { levels: bits.into_iter().map(Levels::signed).collect(), rows: PANEL }
+            }
+            Width::Code(scheme, bits) => Self { levels: vec![scheme.levels(bits, weights, rows)], rows },
+            _ => Self { levels: vec![Levels::signed(width.bits().unwrap_or(8))], rows },
+        }
+    }
+    /// The weights of each of the levels.
+    fn parts<'w>(&'w self, weights: &'w [f32], row: usize) -> impl Iterator<Item = (&'w [f32], &'w Levels)> {
+        weights.chunks((self.rows * row).max(1)).zip(&self.levels)
+    }
+    /// Scales of slices of `under` weights of rows of `row`.
+    fn scales(&self, weights: &[f32], row: usize, under: usize) -> Vec<f32> {
+        self.parts(weights, row).flat_map(|(w, levels)| mse_scales(w, w.len() / under.max(1), levels)).collect()
+    }
+    /// Codes under the scales.
+    fn codes(&self, weights: &[f32], row: usize, under: usize, scales: &[f32]) -> Vec<i32> {
+        let mut left = scales;
+        let mut codes = Vec::with_capacity(weights.len());
+        for (w, levels) in self.parts(weights, row) {
+            let (own, rest) = left.split_at((w.len() / under.max(1)).min(left.len()));
+            codes.extend(quantize_rows(w, own.len(), own, levels));
+            left = rest;
+        }
+        codes
+    }
+    /// The table, or the ends of all integers.
+    fn widest(&self) -> Levels {
+        let mut all = (0, 0);
+        for levels in &self.levels {
+            match levels {
+                Levels::Linear { min, max } => all = (all.0.min(*min), all.1.max(*max)),
+                Levels::Table(_) => return levels.clone(),
+            }
+        }
+        Levels::Linear { min: all.0, max: all.1 }
+    }
+}
+
 /// The rounded weights of a layer, dequantized.
 fn round(s: &mut Sweep<'_>, n: Node, plan: &Plan, scales: &[f32]) -> Result<Value, Diagnostic> {
     let node = s.g.nodes[n].clone();
     let dims = s.g.ty(node.args[1]).dims.clone();
-    let codes = quantize_rows(&plan.weights, dims[0], scales, &plan.levels);
-    let quant = match &plan.levels {
+    let row = plan.weights.len() / dims[0].max(1);
+    let codes = plan.levels.codes(&plan.weights, row, row, scales);
+    let quant = match &plan.levels.widest() {
         Levels::Linear { min, max } => Quant::new(plan.storage, *min, *max, Scheme::PerAxis { axis: 0, scales: scales.into() }),
         Levels::Table(table) => {
             let (min, max) = plan.storage.range();
@@ -72,7 +181,7 @@ fn round(s: &mut Sweep<'_>, n: Node, plan: &Plan, scales: &[f32]) -> Result<Valu
 
 struct Plan {
     storage: Storage,
-    levels: Levels,
+    levels: Panels,
     weights: Vec<f32>,
     scales: Vec<f32>,
     /// Scales for which the residual's factor is an integer (without a residual, any); `None` when there are none close
@@ -93,12 +202,12 @@ fn plan(s: &Sweep<'_>, n: Node, cx: &Cx) -> Option<Plan> {
     }
     let (bits, levels) = match width {
         Width::Float => return None,
-        Width::Int(bits) => (bits, Levels::signed(bits)),
-        Width::Code(scheme, bits) => (bits, scheme.levels(bits, &weights, rows)),
-        Width::Auto(bits) => best_scheme(bits, &weights, rows)?,
+        Width::Auto(bits) => best_scheme(bits, &weights, rows).map(|(bits, levels)| (bits, Panels { levels: vec![levels], rows }))?,
+        other => (other.bits()?, Panels::new(other, &weights, rows)),
     };
-    let storage = Storage::new(bits, matches!(levels, Levels::Linear { .. }))?;
-    let wishes = mse_scales(&weights, rows, &levels);
+    let storage = Storage::new(bits, matches!(levels.widest(), Levels::Linear { .. }))?;
+    let row = weights.len() / rows.max(1);
+    let wishes = if row == 0 { vec![1.0; rows] } else { levels.scales(&weights, row, row) };
     let legal = |sr: Option<f32>| -> Option<Vec<f32>> {
         wishes.iter().zip(&bias).map(|(&wish, &bias)| legal_scale(wish.into(), bias, sx, sr)).collect()
     };

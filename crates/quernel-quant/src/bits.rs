@@ -16,6 +16,8 @@ pub enum Width {
     Code(TableScheme, u8),
     /// So many bits, under the scheme with the least error of the layer.
     Auto(u8),
+    /// Signed integers whose width differs between panels of output channels, `least..most`: see [`panel_bits`].
+    Panels(u8, u8),
 }
 
 impl Width {
@@ -37,6 +39,7 @@ impl Width {
         let table: TableScheme = scheme.parse()?;
         let wanted = match self {
             Self::Float => return Err(format!("a float layer has no scheme {scheme}")),
+            Self::Panels(..) => return Err(format!("panels of several widths are integers, not {scheme}")),
             Self::Int(bits) | Self::Code(_, bits) | Self::Auto(bits) => bits,
         };
         let most = || format!("no {scheme} table of {wanted} bits: 4, 3 or 2");
@@ -46,9 +49,25 @@ impl Width {
     pub fn bits(self) -> Option<u8> {
         match self {
             Self::Float => None,
-            Self::Int(bits) | Self::Code(_, bits) | Self::Auto(bits) => Some(bits),
+            Self::Int(bits) | Self::Code(_, bits) | Self::Auto(bits) | Self::Panels(_, bits) => Some(bits),
         }
     }
+}
+
+/// Bits of each panel of `rows` rows of `w`: `most` for the panel with the largest weight, one less for every halving of the
+/// largest weight, so that all panels are about equally fine; at least `least`, and rounded up to 2, 4 or 8, which is what a
+/// code takes in memory.
+pub fn panel_bits(w: &[f32], row: usize, rows: usize, (least, most): (u8, u8)) -> Vec<u8> {
+    let ranges: Vec<f32> = w.chunks((row * rows).max(1)).map(|p| p.iter().fold(0f32, |m, x| m.max(x.abs()))).collect();
+    let largest = ranges.iter().copied().fold(0f32, f32::max);
+    let bits = |range: f32| {
+        let (mut bits, mut reach) = (most, largest);
+        while bits > least && range <= reach / 2.0 {
+            (bits, reach) = (bits - 1, reach / 2.0);
+        }
+        [2, 4].into_iter().find(|b| bits <= *b).unwrap_or(8).min(most)
+    };
+    ranges.into_iter().map(bits).collect()
 }
 
 impl FromStr for Width {
@@ -56,11 +75,18 @@ impl FromStr for Width {
     fn from_str(s: &str) -> Result<Self, String> {
         match s {
             "float" => Ok(Self::Float),
+            _ if s.contains("..") => {
+                let ends = s.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+                match ends {
+                    Some((least @ 2..=8, most @ 2..=8)) if least < most => Ok(Self::Panels(least, most)),
+                    _ => Err(format!("{s:?} is not a range of widths such as 2..8")),
+                }
+            }
             _ => match s.parse() {
                 Ok(bits @ 2..=8) => Ok(Self::Int(bits)),
                 _ => match s.parse() {
                     Ok(table @ (TableScheme::Ternary | TableScheme::Binary)) => Self::Int(8).with_scheme(table.name()),
-                    _ => Err(format!("{s:?} is not a width: 2 to 8, float, ternary or binary")),
+                    _ => Err(format!("{s:?} is not a width: 2 to 8, a range such as 2..8, float, ternary or binary")),
                 },
             },
         }
@@ -72,6 +98,7 @@ impl fmt::Display for Width {
         match self {
             Self::Float => f.write_str("float"),
             Self::Int(bits) => write!(f, "{bits}"),
+            Self::Panels(least, most) => write!(f, "{least}..{most}"),
             Self::Code(table @ (TableScheme::Ternary | TableScheme::Binary), _) => write!(f, "{table}"),
             Self::Code(table, bits) => write!(f, "{bits} {table}"),
             Self::Auto(bits) => write!(f, "{bits} auto"),
@@ -184,6 +211,7 @@ impl Bits {
         let shown = |w: &Width| match w {
             Width::Float => "\"float\"".to_owned(),
             Width::Int(bits) => bits.to_string(),
+            Width::Panels(..) => format!("\"{w}\""),
             Width::Code(table, bits) => format!("{{ bits = {}, scheme = \"{table}\" }}", (*bits).max(2)),
             Width::Auto(bits) => format!("{{ bits = {bits}, scheme = \"auto\" }}"),
         };
@@ -220,6 +248,20 @@ mod tests {
         for bad in ["scheme = \"codebook\"", "scheme = \"cubic\"", "[layers]\na = { scheme = \"normal\" }", "[layers]\na = { bit = 4 }"] {
             assert_eq!(Bits::from_toml(bad).expect_err(bad).code, Code::BadBits);
         }
+    }
+
+    #[test]
+    fn panels_are_about_equally_fine() {
+        assert_eq!("2..8".parse(), Ok(Width::Panels(2, 8)));
+        assert_eq!(Bits::from_toml("default = \"4..8\"").map(|b| Bits::from_toml(&b.to_toml()) == Ok(b)), Ok(true));
+        for bad in ["8..2", "1..4", "4..9", "..", "4..4"] {
+            assert!(bad.parse::<Width>().is_err(), "{bad}");
+        }
+        // Panels of two rows of two weights.
+        let w = [8.0, -1.0, 0.5, 0.25, 1.0, -2.0, 0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 4.1, 0.0, 0.0, 1.0];
+        assert_eq!(panel_bits(&w, 2, 2, (2, 8)), [8, 8, 2, 8]);
+        assert_eq!(panel_bits(&w, 2, 2, (4, 6)), [6, 4, 4, 6]);
+        assert_eq!(panel_bits(&[0.0; 8], 2, 2, (2, 8)), [2, 2]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod stream;
 pub mod tables;
 pub mod weights;
 
-pub use bits::{Bits, Width};
+pub use bits::{Bits, Width, panel_bits};
 pub use calibrators::{Calibrator, Method, affine};
 pub use distribution::{Distribution, Moments};
 pub use histogram::Histogram;

@@ -139,6 +139,7 @@ fn told(g: &Graph, cx: &Cx, known: &BTreeMap<Node, Width>) -> String {
     let widths = cx.widths.iter().filter(|(n, w)| known.get(n) != Some(w));
     let widths = widths.map(|(&n, w)| match w {
         Width::Int(bits) => format!("; {}: {bits} bits\n", g.describe(n)),
+        Width::Panels(least, most) => format!("; {}: {least} to {most} bits\n", g.describe(n)),
         Width::Code(scheme, bits) => format!("; {}: {bits} bits, {scheme}\n", g.describe(n)),
         Width::Auto(bits) => format!("; {}: {bits} bits, auto\n", g.describe(n)),
         Width::Float => format!("; {}: float\n", g.describe(n)),

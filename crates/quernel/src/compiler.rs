@@ -29,6 +29,10 @@ pub struct Compiler {
     pub calibrator: Calibrator,
     /// Where scales of activations come from.
     pub activations: Activations,
+    /// Bits of activations with scales from samples: 8, 4, 2 or 1.
+    pub activation_bits: u8,
+    /// Weights under one scale where activations stay float; `None` for a whole output channel.
+    pub group: Option<u32>,
     /// Weight widths per layer.
     pub bits: Bits,
     /// How weights and biases make up for rounding.
@@ -51,6 +55,8 @@ impl Default for Compiler {
             calibration: Calibration::None,
             calibrator: Calibrator::default(),
             activations: Activations::default(),
+            activation_bits: 8,
+            group: None,
             bits: Bits::default(),
             recovery: Recovery::default(),
             budget: None,
@@ -186,6 +192,8 @@ impl Compiler {
             ranges,
             calibrator: self.calibrator,
             activations: self.activations,
+            activation_bits: self.activation_bits,
+            group: self.group,
             bits: self.bits.clone(),
             bias_correct: self.recovery.bias,
             integer_io: self.integer_io,

@@ -3,7 +3,7 @@
 use crate::{Compiled, Energy, Failure, LayerError};
 use quernel_codegen::Object;
 use quernel_ir::{
-    Graph,
+    Graph, Quant, Scheme,
     program::{Base, What},
 };
 use serde::Serialize;
@@ -67,6 +67,12 @@ pub struct LayerReport {
     pub weight_bytes: usize,
     /// Bits of a weight; `None` for floats and for layers without weights.
     pub weight_bits: Option<u8>,
+    /// What a weight's code means: `linear`, or the table; `None` for floats and for layers without weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    /// Bits that a weight takes in the object, of every run of panels that differs from the one before it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stored_bits: Vec<u8>,
     /// Unused bits above the largest possible sum, from the proof that it fits 32.
     pub headroom_bits: Option<u32>,
     /// What passes and lowering said of it.
@@ -85,7 +91,7 @@ impl Report {
     pub fn new(compiled: &Compiled, object: &Object) -> Result<Self, Failure> {
         let program = compiled.program()?;
         let ports = |ports: &[quernel_ir::program::Port]| ports.iter().map(|p| (p.name.clone(), p.ty.to_string())).collect();
-        let bits = weight_bits(&compiled.graph);
+        let quants = weight_types(&compiled.graph);
         let layers = compiled
             .layers
             .iter()
@@ -100,11 +106,13 @@ impl Report {
                     name: layer.name.clone(),
                     kind: layer.kind.to_string(),
                     kernel: heaviest.map(leaf).unwrap_or_default(),
-                    predicted_cycles: heaviest.and_then(function).and_then(|f| f.cycles),
+                    predicted_cycles: predicted(&|i| function(i).and_then(|f| f.cycles), steps),
                     integer: layer.integer,
                     macs: layer.macs,
                     weight_bytes: steps.iter().filter_map(stored_weights).sum(),
-                    weight_bits: bits.get(&layer.name).copied(),
+                    weight_bits: quants.get(&layer.name).map(|q| q.storage().bits()),
+                    scheme: quants.get(&layer.name).map(|q| scheme(q)),
+                    stored_bits: stored_bits(steps),
                     headroom_bits: layer.headroom_bits(),
                     remarks: compiled.remarks.iter().filter(|r| r.at == layer.name).map(|r| r.message.clone()).collect(),
                     error: None,
@@ -130,20 +138,55 @@ impl Report {
     }
 }
 
-/// Width of the weights of every layer that has quantized ones, by the layer's name.
-fn weight_bits(g: &Graph) -> BTreeMap<String, u8> {
+/// Type of the weights of every layer that has quantized ones, by the layer's name.
+fn weight_types(g: &Graph) -> BTreeMap<String, &Quant> {
     let quantized = |&n: &quernel_ir::Node| {
         let node = &g.nodes[n];
         let quant = g.ty(*node.args.get(1)?).elem.quant()?;
-        node.op.epilogue().map(|_| (g.describe(n), quant.storage().bits()))
+        node.op.epilogue().map(|_| (g.describe(n), quant))
     };
     g.order.iter().filter_map(quantized).collect()
+}
+
+/// Cycles of a layer by the cost model; `None` where a step that multiplies has no model.
+fn predicted(cycles: &dyn Fn(usize) -> Option<u64>, steps: &[quernel_ir::program::Step]) -> Option<u64> {
+    let heavy: Option<Vec<u64>> = (0..steps.len()).filter(|i| steps[*i].what.macs() > 0).map(cycles).collect();
+    heavy.filter(|c| !c.is_empty()).map(|c| c.iter().sum())
+}
+
+/// What codes mean, as `--scheme` calls it where a table says so.
+fn scheme(q: &Quant) -> String {
+    match q.scheme() {
+        Scheme::PerTensor { .. } | Scheme::PerAxis { .. } => "linear".into(),
+        Scheme::Grouped { group, .. } => format!("linear, groups of {group}"),
+        Scheme::Table { table, .. } => match table[..] {
+            [-1, 1] => "binary".into(),
+            [-1, 0, 1, 0] => "ternary".into(),
+            _ => format!("table of {}", table.len()),
+        },
+    }
+}
+
+/// Bits of weights in memory, step by step, without repetition of neighbours.
+fn stored_bits(steps: &[quernel_ir::program::Step]) -> Vec<u8> {
+    let constant = |s: &quernel_ir::program::Step| s.reads.get(1).is_some_and(|r| matches!(r.base, Base::Blob(_)));
+    let mut bits: Vec<u8> = (steps.iter())
+        .filter_map(|s| match s.what {
+            What::ConvCodes { bits, .. } | What::Expand { bits, .. } | What::ExpandFloat { bits, .. } => Some(bits),
+            What::ConvBits { .. } => Some(1),
+            What::Conv { .. } if constant(s) => Some(8),
+            What::ConvFloat { .. } if constant(s) => Some(32),
+            _ => None,
+        })
+        .collect();
+    bits.dedup();
+    bits
 }
 
 /// Bytes of the weights of a step in the object.
 fn stored_weights(step: &quernel_ir::program::Step) -> Option<usize> {
     match step.what {
-        What::Conv { .. } | What::ConvCodes { .. } | What::ConvFloat { .. } => {
+        What::Conv { .. } | What::ConvCodes { .. } | What::ConvBits { .. } | What::ConvFloat { .. } => {
             step.reads.get(1).filter(|s| matches!(s.base, Base::Blob(_))).map(|s| s.bytes)
         }
         What::Expand { .. } => step.reads.first().map(|s| s.bytes),

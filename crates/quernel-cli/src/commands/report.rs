@@ -5,7 +5,7 @@ use crate::{
     tables::{bytes, count, shortened, table},
 };
 use quernel::{
-    Emit, Failure, Point, artifacts, compare,
+    Emit, Failure, LayerReport, Point, artifacts, compare,
     ir::{Code, Diagnostic},
     page, pareto,
     quant::{SampleOptions, Samples},
@@ -52,7 +52,7 @@ pub fn run(a: &Report, messages: &Messages) -> Result<(), Failure> {
         vec![
             shortened(&l.name, 40),
             l.kind.clone(),
-            if l.integer { l.weight_bits.map_or_else(|| "int".into(), |b| b.to_string()) } else { "float".into() },
+            bits(l),
             l.kernel.clone(),
             count(l.macs),
             bytes(l.weight_bytes),
@@ -84,6 +84,21 @@ pub fn run(a: &Report, messages: &Messages) -> Result<(), Failure> {
         text += &format!("{remark}\n");
     }
     setup::print(&text)
+}
+
+/// Bits of a layer's weights: their width, what codes mean unless they are integers, and what they take in the object where
+/// that is something else.
+fn bits(l: &LayerReport) -> String {
+    let Some(width) = l.weight_bits else { return if l.integer { "int".into() } else { "float".into() } };
+    let mut text = width.to_string();
+    if let Some(scheme) = l.scheme.as_ref().filter(|s| *s != "linear") {
+        text += &format!(" {scheme}");
+    }
+    if !l.stored_bits.is_empty() && l.stored_bits != [width] {
+        let stored: Vec<String> = l.stored_bits.iter().map(u8::to_string).collect();
+        text += &format!(" (stored {})", stored.join(", "));
+    }
+    if l.integer { text } else { format!("{text}, float") }
 }
 
 /// The points as a table, or as JSON.

@@ -4,10 +4,7 @@ use super::{
     conv::{BIAS, FACTOR, Layer, RESIDUAL, SCALE, W, X, finish_panel, finish_scalar, scalar_end, vector_end},
     panels::{BLOCK, Panels, Place, Stride, displace, walk},
 };
-use crate::{
-    emit::{Emitter, Ptr},
-    target::Level,
-};
+use crate::{emit::Emitter, target::Level};
 use cranelift_codegen::ir::{
     InstBuilder, Value,
     types::{I8X16, I32, I32X4},

@@ -89,9 +89,13 @@ impl Nest {
     pub fn one_pixel(&self) -> bool {
         self.images * self.rows * self.pixels == 1
     }
-    /// Pixels of the layer.
-    pub fn all_pixels(&self) -> usize {
-        self.images * self.rows * self.pixels
+    /// Kernel rows (or taps) of a sum.
+    pub fn segments(&self) -> usize {
+        self.segments
+    }
+    /// Bytes between them.
+    pub fn segment(&self) -> usize {
+        self.segment
     }
     /// The same layer whose panels have weights of so many bytes.
     pub fn with_panel_bytes(self, panel_bytes: usize) -> Self {

@@ -6,6 +6,7 @@
 //! contract yields `None` and keeps its Cranelift kernel.
 
 pub(crate) mod asm;
+mod bits;
 mod codes;
 pub(crate) mod conv;
 pub(crate) mod cost;
@@ -72,6 +73,7 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
             special.or_else(|| depthwise_tiles::leaf(program, step, form))
         }
         What::Conv { .. } => conv::leaf(program, step),
+        What::ConvBits { .. } => bits::leaf(program, step, vbmi),
         What::ConvCodes { .. } if vbmi => codes::wide(program, step),
         What::ConvCodes { .. } => codes::narrow(program, step, narrow::Dot::Bytes { vex: false }),
         _ => None,
@@ -119,6 +121,7 @@ fn floats(step: &Step, wide: bool) -> Option<Leaf> {
 fn coded(program: &Program, step: &Step, dot: narrow::Dot) -> Option<Leaf> {
     match step.what {
         What::Expand { .. } => codes::expand(step, false),
+        What::ConvBits { .. } if slack(step) => bits::leaf(program, step, false),
         What::ConvCodes { .. } if slack(step) => codes::narrow(program, step, dot),
         _ => None,
     }

@@ -93,7 +93,9 @@ impl Prepared {
             Scheme::Table { table, .. } => Levels::Table(table.to_vec()),
             _ => Levels::Linear { min: quant.min(), max: quant.max() },
         };
-        let (bits, levels, codes, scales) = match &self.solvers {
+        // Panels of several widths stay as they were rounded.
+        let solvers = self.solvers.as_ref().filter(|_| !matches!(width, Some(Width::Panels(..))));
+        let (bits, levels, codes, scales) = match solvers {
             Some(solvers) => {
                 let target: Vec<f32> = solvers.iter().flat_map(Solver::target).collect();
                 let legal = |row: usize, wish: f64| legal_scale(wish, self.bias.get(row).copied().unwrap_or(0.0), self.sx, self.sr);
@@ -101,7 +103,7 @@ impl Prepared {
                     Some(Width::Int(bits)) => vec![(bits, Levels::signed(bits))],
                     Some(Width::Code(table, bits)) => vec![(bits, table.levels(bits, &target, rows))],
                     Some(Width::Auto(bits)) => schemes(bits, &target, rows),
-                    Some(Width::Float) | None => vec![(quant.storage().bits(), own)],
+                    Some(Width::Float | Width::Panels(..)) | None => vec![(quant.storage().bits(), own)],
                 };
                 let rounded = candidates.into_iter().filter_map(|(bits, levels)| {
                     let found = Rounded::of(solvers, &levels, steps, &legal)?;
