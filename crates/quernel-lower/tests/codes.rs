@@ -14,7 +14,7 @@ use support::Net;
 
 /// Values that weights draw from.
 const TABLES: [&[i8]; 5] =
-    [&[-1, 1], &[-1, 0, 1], &[-64, -9, 20, 64], &[-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7], &[-3, 127]];
+    [&[-1, 1], &[-1, 0, 1], &[-64, -9, 20, 64], &[-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7], &[-100, 90]];
 
 fn weights(net: &mut Net, dims: &[usize], tables: &[&[i8]]) -> Value {
     let scales = (0..dims[0]).map(|_| net.rng.real(0.002, 0.01)).collect::<Vec<f32>>().into();

@@ -56,7 +56,7 @@ fn expand_narrow(count: usize, bits: u8) -> Emitted<Vec<u8>> {
     nibble_tables(&mut f, bits, rsi, table)?;
     each_unit(&mut f, count, bits, &|f, parts| {
         for half in 0..2 {
-            split(f, bits, parts, ymmword_ptr(rdi + 32 * half), low, high)?;
+            split(f, bits, parts, ymmword_ptr(rdi + 32 * half), [low, high], None)?;
             for part in 0..parts {
                 let (nibble, order) = place(bits, part);
                 f.a.vpshufb(ymm(entry), ymm(table + order), ymm(if nibble == 0 { low } else { high }))?;
@@ -118,14 +118,21 @@ fn wide_table(f: &mut Asm, bits: u8, at: AsmRegister64, r: usize) -> Emitted<()>
 }
 
 /// The nibbles of 32 bytes of codes; the high ones only where `parts` reach them.
-fn split(f: &mut Asm, bits: u8, parts: usize, from: AsmMemoryOperand, low: usize, high: usize) -> Emitted<()> {
-    let mask = f.splat8(15);
+/// The mask of a nibble is in a register where there is one.
+fn split(f: &mut Asm, bits: u8, parts: usize, from: AsmMemoryOperand, [low, high]: [usize; 2], mask: Option<usize>) -> Emitted<()> {
+    let and = |f: &mut Asm, r: usize| match mask {
+        Some(mask) => f.a.vpand(ymm(r), ymm(r), ymm(mask)),
+        None => {
+            let mask = f.splat8(15);
+            f.a.vpand(ymm(r), ymm(r), ymmword_ptr(mask))
+        }
+    };
     f.a.vmovdqu(ymm(low), from)?;
     if parts * usize::from(bits) > 4 {
         f.a.vpsrlw(ymm(high), ymm(low), 4)?;
-        f.a.vpand(ymm(high), ymm(high), ymmword_ptr(mask))?;
+        and(f, high)?;
     }
-    f.a.vpand(ymm(low), ymm(low), ymmword_ptr(mask))
+    and(f, low)
 }
 
 /// The geometry of a product over codes, and what was proven of its sums.
@@ -196,15 +203,27 @@ impl Coded {
         let mut held = vec![0; accumulators];
         for unit in 0..count {
             let parts = if unit + 1 == count { parts } else { all };
+            let operand = |part: usize, m: usize| dword_ptr(r12 + (4 * (all * unit + part) + m * n.pixel[X]));
+            let kept = self.kept(t);
+            for (part, r) in kept.iter().enumerate().take(parts) {
+                f.a.vpbroadcastd(ymm(*r), operand(part, 0))?;
+            }
             for (panel, half) in (0..t.panels).flat_map(|j| [(j, 0), (j, 1)]) {
-                split(f, self.bits, parts, ymmword_ptr(r13 + (UNIT * unit + panel * n.panel_bytes() + 32 * half)), LOW, HIGH)?;
+                let from = ymmword_ptr(r13 + (UNIT * unit + panel * n.panel_bytes() + 32 * half));
+                split(f, self.bits, parts, from, [LOW, HIGH], self.mask())?;
                 for part in 0..parts {
                     let (nibble, order) = place(self.bits, part);
                     f.a.vpshufb(ymm(WEIGHT), ymm(TABLES + order), ymm(if nibble == 0 { LOW } else { HIGH }))?;
                     for m in 0..t.pixels {
                         let acc = self.narrow.first(t, m, panel) + half;
-                        f.a.vpbroadcastd(ymm(OPERAND), dword_ptr(r12 + (4 * (all * unit + part) + m * n.pixel[X])))?;
-                        self.multiply(f, acc, accumulators + acc, &mut held[acc])?;
+                        let r = match kept.get(part) {
+                            Some(r) => *r,
+                            None => {
+                                f.a.vpbroadcastd(ymm(OPERAND), operand(part, m))?;
+                                OPERAND
+                            }
+                        };
+                        self.multiply(f, (acc, accumulators + acc), r, &mut held[acc])?;
                     }
                 }
             }
@@ -215,20 +234,34 @@ impl Coded {
         Ok(())
     }
 
-    /// Adds the products of four taps to an accumulator, or to its 16-bit half.
-    fn multiply(&self, f: &mut Asm, acc: usize, half: usize, held: &mut usize) -> Emitted<()> {
+    /// The register of the mask of a nibble, if one is left behind the tables.
+    fn mask(&self) -> Option<usize> {
+        Some(TABLES + nibbles(self.bits).len()).filter(|r| *r < OPERAND)
+    }
+
+    /// Registers that hold the operand's words of a unit, one per block, where there are enough for one pixel.
+    fn kept(&self, t: Tile) -> Vec<usize> {
+        let first = self.mask().map_or(OPERAND, |r| r + 1);
+        let parts = per_unit(self.bits) / UNIT;
+        if t.pixels == 1 && first + parts <= OPERAND { (first..first + parts).collect() } else { Vec::new() }
+    }
+
+    /// Adds the products of four taps of the word in register `x` to an accumulator, or to its 16-bit half.
+    fn multiply(&self, f: &mut Asm, (acc, half): (usize, usize), x: usize, held: &mut usize) -> Emitted<()> {
+        // A word that is kept must not be overwritten; the last use of weights may be.
+        let to = if x == OPERAND { OPERAND } else { WEIGHT };
         match self.depth {
-            None => f.a.vpdpbusd(ymm(acc), ymm(OPERAND), ymm(WEIGHT)),
+            None => f.a.vpdpbusd(ymm(acc), ymm(x), ymm(WEIGHT)),
             Some(1) => {
-                f.a.vpmaddubsw(ymm(OPERAND), ymm(OPERAND), ymm(WEIGHT))?;
-                self.widen(f, acc, OPERAND)
+                f.a.vpmaddubsw(ymm(to), ymm(x), ymm(WEIGHT))?;
+                self.widen(f, acc, to)
             }
             Some(depth) => {
                 if *held == 0 {
-                    f.a.vpmaddubsw(ymm(half), ymm(OPERAND), ymm(WEIGHT))?;
+                    f.a.vpmaddubsw(ymm(half), ymm(x), ymm(WEIGHT))?;
                 } else {
-                    f.a.vpmaddubsw(ymm(OPERAND), ymm(OPERAND), ymm(WEIGHT))?;
-                    f.a.vpaddw(ymm(half), ymm(half), ymm(OPERAND))?;
+                    f.a.vpmaddubsw(ymm(to), ymm(x), ymm(WEIGHT))?;
+                    f.a.vpaddw(ymm(half), ymm(half), ymm(to))?;
                 }
                 *held += 1;
                 if *held == depth {
@@ -289,6 +322,10 @@ impl Body for Coded {
     fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
         self.narrow.start(f, t)?;
         nibble_tables(f, self.bits, r9, TABLES)?;
+        if let Some(r) = self.mask() {
+            let mask = f.splat8(15);
+            f.a.vmovdqu(ymm(r), ymmword_ptr(mask))?;
+        }
         walk(f, n, self.bits, &|f, count, parts| self.units(f, n, t, count, parts))?;
         self.narrow.finish(f, n, t, masked)
     }
