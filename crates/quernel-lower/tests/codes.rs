@@ -1,8 +1,5 @@
 //! Layers whose weights have few different values: a program over codes, or bits, computes the bytes of its graph.
 
-#[allow(dead_code)]
-mod support;
-
 use quernel_interp::{run_graph, run_program, verify_program};
 use quernel_ir::{
     Act, Elem, Graph, Multiplier, Op, Quant, Scheme, Stage, Storage, Tensor, TensorTy, Value, Window, WindowDim,
@@ -10,7 +7,7 @@ use quernel_ir::{
     verify,
 };
 use quernel_lower::{Options, lower};
-use support::Net;
+use quernel_test::{Net, inputs};
 
 /// Values that weights draw from.
 const TABLES: [&[i8]; 5] =
@@ -34,7 +31,7 @@ fn rounded(net: &mut Net, x: Value, bits: u8, zero: i32) -> Value {
 
 fn check(about: &str, g: &Graph, seed: u64) -> Program {
     let proof = verify(g, Stage::Quantized).unwrap_or_else(|f| panic!("{about}: {f:?}"));
-    let inputs = support::inputs(g, seed);
+    let inputs = inputs(g, seed);
     let want = run_graph(g, &inputs).unwrap_or_else(|d| panic!("{about}: {d:?}"));
     let program = lower(&proof, &Options::default()).unwrap_or_else(|d| panic!("{about}: {d:?}")).program;
     verify_program(&program).unwrap_or_else(|f| panic!("{about}: {f:?}\n{program}"));

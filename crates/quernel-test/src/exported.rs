@@ -135,5 +135,6 @@ pub fn quantize_options(seed: u64, folded: &Graph) -> QuantizeOptions {
         bits: Bits::uniform(width),
         bias_correct: seed % 5 != 1,
         integer_io: seed % 7 == 3,
+        ..QuantizeOptions::default()
     }
 }
