@@ -63,7 +63,7 @@ fn layer(seed: u64, dims: &[usize], outputs: usize, kernel: usize, bits: u8, tab
     let residual = false;
     let (act, multiplier) = (Act::None, Multiplier::F64);
     let op = if conv { Op::Conv { window, groups: 1, act, residual, multiplier } } else { Op::Dense { act, residual, multiplier } };
-    let elem = if seed % 2 == 0 { Elem::F32 } else { Quant::per_tensor(Storage::U8, 0.05, 128).expect("legal").into() };
+    let elem = if seed.is_multiple_of(2) { Elem::F32 } else { Quant::per_tensor(Storage::U8, 0.05, 128).expect("legal").into() };
     let y = net.op(op, &args, elem);
     net.g.output("y", y);
     net.g

@@ -172,6 +172,9 @@ impl<'a> Writer<'a> {
         let (scales, zero, axis) = match q.scheme() {
             Scheme::PerTensor { scale, zero_point } => (vec![*scale], *zero_point, None),
             Scheme::PerAxis { axis, scales } | Scheme::Table { axis, scales, .. } => (scales.to_vec(), 0, Some(usize::from(*axis))),
+            Scheme::Grouped { .. } => {
+                return Err(self.unsupported("weights with several scales in a row").help("export without `--group`"));
+            }
         };
         let dims: Vec<usize> = axis.map(|_| scales.len()).into_iter().collect();
         let scale = self.float_constant(&format!("{base}.scale"), &dims, &scales);

@@ -125,7 +125,7 @@ impl Row {
                 let child = e.b.ins().select(first, right, left);
                 let worst = (e.b.ins().select(first, b.0, a.0), e.b.ins().select(first, b.1, a.1));
                 let rises = self.better(e, (key, item), worst);
-                let next = e.choose(
+                e.choose(
                     rises,
                     |e| {
                         let to = self.slot(e, v[0]);
@@ -133,8 +133,7 @@ impl Row {
                         vec![child, self.below(e, child)]
                     },
                     |_| vec![v[0], n],
-                );
-                next
+                )
             },
         );
         let to = self.slot(e, done[0]);
