@@ -257,8 +257,10 @@ fn states(g: &Graph) -> Vec<bool> {
     for &(_, v) in &g.outputs {
         state[v.index()] = g.producer(v).is_some() && g.inputs.iter().any(|&i| g.ty(i) == g.ty(v));
     }
+    // Roundings that are there already change no range.
+    let passes_on = |op: &Op| op.moves_only() || matches!(op, Op::Quantize | Op::Dequantize);
     for &n in g.order.iter().rev() {
-        if state[g.nodes[n].result().index()] && g.nodes[n].op.moves_only() {
+        if state[g.nodes[n].result().index()] && passes_on(&g.nodes[n].op) {
             g.nodes[n].data().for_each(|a| state[a.index()] = true);
         }
     }
@@ -267,7 +269,7 @@ fn states(g: &Graph) -> Vec<bool> {
     }
     for &n in &g.order {
         let node = &g.nodes[n];
-        if node.op.moves_only() && node.data().all(|a| state[a.index()]) {
+        if passes_on(&node.op) && node.data().all(|a| state[a.index()]) {
             state[node.result().index()] = true;
         }
     }

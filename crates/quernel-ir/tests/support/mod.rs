@@ -7,7 +7,7 @@ use quernel_ir::{
 };
 
 /// Operators the text form knows.
-pub const MNEMONICS: usize = 79;
+pub const MNEMONICS: usize = 80;
 
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![3 => "[a-z]{1,3}", 2 => "[ -~]{0,6}", 1 => "/[a-z]{1,4}(/[A-Z][a-z]{1,3}(_[0-9])?){0,2}", 1 => "[\u{7}\u{2028}\n0-9a-f{}\\\\\"+;]{0,5}", 1 => any::<String>()]

@@ -17,6 +17,11 @@ pub(super) fn find(name: &str) -> Option<Op> {
             let v = c.address(&s.i);
             c.put(&s.i, v);
         },
+        "xchg" => |c, s| {
+            let (a, b) = (c.get(&s.i, 0), c.get(&s.i, 1));
+            c.put(&s.i, b);
+            c.set(whole(s.i.op1_register()), a, size(&s.i, 1));
+        },
         "add" => |c, s| c.sum(&s.i, false, false),
         "adc" => |c, s| c.sum(&s.i, false, true),
         "sub" => |c, s| c.sum(&s.i, true, false),
