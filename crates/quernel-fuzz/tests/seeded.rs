@@ -167,7 +167,8 @@ fn hostile_files() {
     hostile::write(folder.path()).expect("the cases are written");
     let mut wrong = Vec::new();
     let mut seen = [0; 2];
-    for case in hostile::cases() {
+    // What is large when it is compiled runs in processes of its own: `cargo xtask hostile`.
+    for case in hostile::cases().into_iter().filter(|c| !c.name.starts_with("bomb-")) {
         let start = Instant::now();
         let path = folder.path().join(&case.name).join("model.onnx");
         let compiler =

@@ -105,7 +105,7 @@ fn taps(cx: &mut NodeCx<'_>, a: &Axis, mode: Mode, beyond: Beyond) -> Result<Vec
             let index = cx.plus(base, offset)?;
             let apart = cx.plus(t, -offset)?;
             let apart = cx.unary(Unary::Abs, apart)?;
-            let weight = if mode == Mode::Linear { linear(cx, apart)? } else { cubic(cx, apart, offset < 0.0 || offset > 1.0)? };
+            let weight = if mode == Mode::Linear { linear(cx, apart)? } else { cubic(cx, apart, !(0.0..=1.0).contains(&offset))? };
             taps.push(Tap { index, weight: Some(weight) });
         }
     }
