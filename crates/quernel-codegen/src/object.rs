@@ -66,7 +66,7 @@ pub fn object(p: &Program, target: &Target, options: &Options) -> Result<Object,
 /// The machine code of every function as text.
 ///
 /// # Errors
-/// Those of [`object`].
+/// Those of [`object()`].
 pub fn assembly(p: &Program, target: &Target, options: &Options) -> Result<String, Diagnostic> {
     let (_, network) = define(p, target, options, Keep { assembly: true, clif: false })?;
     Ok(listing(p, network, |f| &f.assembly))
@@ -75,7 +75,7 @@ pub fn assembly(p: &Program, target: &Target, options: &Options) -> Result<Strin
 /// The Cranelift IR of every function as text.
 ///
 /// # Errors
-/// Those of [`object`].
+/// Those of [`object()`].
 pub fn clif(p: &Program, target: &Target, options: &Options) -> Result<String, Diagnostic> {
     let (_, network) = define(p, target, options, Keep { assembly: false, clif: true })?;
     Ok(listing(p, network, |f| &f.clif))
