@@ -87,7 +87,7 @@ fn executed(g: &Graph, seed: u64) -> Result<Verdict, String> {
     let inputs = [quernel_test::inputs(g, seed), quernel_test::inputs(g, seed ^ 0xabcd), oracle::wild_inputs(g, seed)];
     for (program, in_place) in programs.iter().zip([true, false]) {
         // Both are lowered and interpreted; half the code is generated from each.
-        if (seed % 2 == 0) == in_place {
+        if seed.is_multiple_of(2) == in_place {
             match oracle::executions_agree(g, program, &inputs) {
                 Ok(()) => {}
                 Err(Fault::NoCode(code)) => return Ok(Verdict::Refused(code)),

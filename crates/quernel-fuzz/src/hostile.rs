@@ -86,7 +86,8 @@ impl Cases {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    let categories: &[(&str, fn(&mut Cases))] = &[
+    type Category = (&'static str, fn(&mut Cases));
+    let categories: &[Category] = &[
         ("attr", attributes::add),
         ("bomb", bombs::add),
         ("proto", bytes::add),

@@ -50,7 +50,7 @@ pub fn add(cases: &mut Cases) {
         let mut all = Vec::with_capacity(2 * count);
         (0..count).for_each(|_| all.extend([field << 3 | 2, 0]));
         let mut file =
-            vec![0x08, 0x08, 0x3a, (2 * count & 0x7f) as u8 | 0x80, (2 * count >> 7 & 0x7f) as u8 | 0x80, (2 * count >> 14) as u8];
+            vec![0x08, 0x08, 0x3a, ((2 * count) & 0x7f) as u8 | 0x80, (((2 * count) >> 7) & 0x7f) as u8 | 0x80, ((2 * count) >> 14) as u8];
         file.extend(all);
         cases.bytes(Expect::Error, format!("empty-{name}"), file);
     }
@@ -59,7 +59,7 @@ pub fn add(cases: &mut Cases) {
         strange.ir_version = Some(version);
         cases.add(Expect::Error, format!("version-{name}"), strange.clone());
         strange.ir_version = Some(8);
-        let kept = std::mem::replace(&mut strange.opset_import[0].version, Some(version));
+        let kept = strange.opset_import[0].version.replace(version);
         cases.add(Expect::Error, format!("opset-{name}"), strange.clone());
         strange.opset_import[0].version = kept;
     }
