@@ -162,6 +162,7 @@ fn networks_that_failed_once() {
 
 /// The hostile files in this process; `cargo xtask hostile` gives each its own, with a limit of memory.
 #[test]
+#[ignore = "takes minutes; `cargo xtask hostile` compiles these files in processes of their own"]
 fn hostile_files() {
     let folder = tempfile::tempdir().expect("a folder");
     hostile::write(folder.path()).expect("the cases are written");
