@@ -98,14 +98,12 @@ fn check_quantized(name: &str, data: &str, rows: Range<usize>, input: &str, tran
 }
 
 #[test]
-#[ignore = "known fault: the float form of a network with per-channel pairs is refused with QN0011"]
 fn resnet8_arrives_quantized() {
     let name = "cifar10_resnet8/ic_resnet8_qdq_int8.onnx";
     check_quantized(name, "cifar10_resnet8/cifar10_4000.npz", 1000..1300, "input_1", Transform::default(), 91.0);
 }
 
 #[test]
-#[ignore = "known fault: the float form of a network with per-channel pairs is refused with QN0011"]
 fn keyword_spotting_arrives_quantized() {
     let transform = Transform { subtract: 83.0, multiply: 0.584_702_9, layout: None };
     check_quantized("kws_dscnn/kws_dscnn_qdq_int8.onnx", "kws_dscnn/kws_500.npz", 0..500, "input_1", transform, 90.0);

@@ -81,7 +81,9 @@ struct Logits {
 
 impl Logits {
     fn of(compiled: &Compiled) -> Result<Option<Self>, Failure> {
-        let Some(float) = compiled.folded.as_ref().and_then(open_end) else { return Ok(None) };
+        // A network that arrived quantized has no float form to compile: its weights are integers that are dequantized.
+        let rounds = |g: &Graph| g.order.iter().any(|&n| matches!(g.nodes[n].op, Op::Quantize | Op::Dequantize));
+        let Some(float) = compiled.folded.as_ref().filter(|g| !rounds(g)).and_then(open_end) else { return Ok(None) };
         let Some(quantized) = open_end(&compiled.graph) else { return Ok(None) };
         let code = |g: &Graph| -> Result<(Program, Jit), Failure> {
             let verified = verify(g, Stage::Folded)
