@@ -5,7 +5,7 @@
 //!
 //! tract may panic on unusual models; every call is caught and becomes a `FloatRunFailed`.
 
-use quernel_ir::{Code, Diagnostic, Tensor};
+use quernel_ir::{Code, Diagnostic, Scalar, Tensor};
 use quernel_quant::{Bound, Ranges, Record, Samples, calibrate_with};
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 use tract_onnx::{
@@ -17,6 +17,22 @@ use tract_onnx::{
 };
 
 type Plan = Arc<RunnableModel<TypedFact, Box<dyn TypedOp>>>;
+
+/// Element types of inputs, here and there.
+const SCALARS: [(DatumType, Scalar); 12] = [
+    (DatumType::F64, Scalar::F64),
+    (DatumType::F32, Scalar::F32),
+    (DatumType::F16, Scalar::F16),
+    (DatumType::I64, Scalar::I64),
+    (DatumType::I32, Scalar::I32),
+    (DatumType::I16, Scalar::I16),
+    (DatumType::I8, Scalar::I8),
+    (DatumType::U64, Scalar::U64),
+    (DatumType::U32, Scalar::U32),
+    (DatumType::U16, Scalar::U16),
+    (DatumType::U8, Scalar::U8),
+    (DatumType::Bool, Scalar::Bool),
+];
 
 /// A model in the float engine.
 pub struct FloatModel {
@@ -104,7 +120,8 @@ impl FloatModel {
             let datum = fact.datum_type.concretize().unwrap_or(DatumType::F32);
             let Some(numbers) = pins.get(&name) else {
                 model.set_input_fact(i, InferenceFact::dt_shape(datum, &extents))?;
-                inputs.push(Bound { name, dims: extents });
+                let scalar = SCALARS.iter().find(|(d, _)| *d == datum).map_or(Scalar::F32, |(_, s)| *s);
+                inputs.push(Bound { name, dims: extents, scalar });
                 continue;
             };
             let count = extents.iter().product::<usize>();
@@ -140,7 +157,7 @@ impl FloatModel {
         Ok(Self { inputs, plain: typed.into_runnable()?, observing: observed.into_runnable()?, names })
     }
 
-    /// Names and dimensions of the inputs.
+    /// Names, dimensions and types of the inputs.
     pub fn inputs(&self) -> &[Bound] {
         &self.inputs
     }
@@ -183,9 +200,15 @@ impl FloatModel {
         guarded(|| {
             let mut values = tvec!();
             for (bound, tensor) in self.inputs.iter().zip(inputs) {
-                let data = tensor.to_f32().ok_or_else(|| failed(format!("input {:?} is not f32", bound.name)))?;
-                let tensor = TractTensor::from_shape(&bound.dims, &data).map_err(|e| failed(format!("{e:#}")))?;
-                values.push(TValue::from(tensor));
+                let wrong = || failed(format!("input {:?} is {} instead of {}", bound.name, tensor.ty.elem, bound.scalar));
+                let (datum, _) = SCALARS.iter().find(|(_, s)| tensor.ty.elem == (*s).into() && *s == bound.scalar).ok_or_else(wrong)?;
+                let held = match (tensor.to_f32(), tensor.to_ints()) {
+                    (Some(floats), _) => TractTensor::from_shape(&bound.dims, &floats),
+                    (None, Some(ints)) => TractTensor::from_shape(&bound.dims, &ints),
+                    (None, None) => TractTensor::from_shape(&bound.dims, &tensor.to_f64().unwrap_or_default()),
+                };
+                let held = held.and_then(|t| t.cast_to_dt(*datum).map(|t| t.into_owned())).map_err(|e| failed(format!("{e:#}")))?;
+                values.push(TValue::from(held));
             }
             let outputs = plan.run(values).map_err(|e| failed(format!("the float engine (tract) cannot run the model: {e:#}")))?;
             Ok(outputs.into_iter().collect())

@@ -6,7 +6,7 @@ use crate::{
 };
 use quernel::{
     Calibration, Compiler, Emit, Failure, Model, ModelOptions, artifacts, codegen, interp,
-    ir::{Graph, Stage, Tensor, text, verify},
+    ir::{Graph, Scalar, Stage, Tensor, text, verify},
     lower, onnx,
     passes::{Activations, Cx, fold_pipeline},
     quant::{Bits, Bound, Ranges, Samples, Width},
@@ -175,7 +175,9 @@ fn samples(bytes: &[u8]) {
     let (suffix, magic) = if bytes.starts_with(b"PK") { ("npz", true) } else { ("npy", bytes.starts_with(b"\x93NUMPY")) };
     let path = sample_file(suffix);
     std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let bounds = [Bound { name: "image".into(), dims: vec![1, 1, 8, 8] }];
+    // Whole numbers as well as floats.
+    let scalar = Scalar::ALL[usize::from(bytes.last().copied().unwrap_or(1)) % Scalar::ALL.len()];
+    let bounds = [Bound { name: "image".into(), dims: vec![1, 1, 8, 8], scalar }];
     match Samples::open(&path, &bounds) {
         Ok(samples) => {
             assert!(magic, "samples without a head");

@@ -83,14 +83,16 @@ codes! {
         "Arrays of a .npz are matched with graph inputs by name. An array that matches no input is ignored only when it is listed as a label.";
     22 SampleShape User "samples have the wrong shape"
         "Axis 0 of an array counts samples; the other axes must match the input of the model (without its batch axis of 1).";
-    23 SampleValue User "samples contain NaN or infinity"
-        "Calibration and evaluation need finite numbers. The first offending sample is named.";
+    23 SampleValue User "samples hold numbers that the input cannot take"
+        "Calibration and evaluation need finite numbers, and whole numbers within the range of the input's type. The first offending sample is named.";
     24 NoSamples User "samples are needed"
         "Integer activations need ranges, and ranges need sample inputs: pass `--calibrate samples.npz` (or a ranges.json). Quernel does not guess. `--bits float` compiles without samples.";
     25 BadRanges User "the ranges file does not fit the model"
         "ranges.json was made for another model or version, or was edited into an impossible state.";
     26 BadBits User "the bits file is wrong"
         "bits.toml names a layer that does not exist, or a bit width outside 2..8.";
+    27 SampleType User "samples have the wrong element type"
+        "An input of an integer type takes arrays of integers, a bool one bool or 0 and 1; float inputs take every number.";
     30 OutputNotWritable User "the output cannot be written"
         "The folder does not exist, is not writable, or the disk is full. Nothing is left behind.";
     31 UnknownTarget User "the target is not known"

@@ -1,6 +1,9 @@
 //! Constant tensors: a type and its bytes.
 
-use crate::ty::{Elem, Scalar, TensorTy};
+use crate::{
+    plain::Number,
+    ty::{Elem, Scalar, TensorTy},
+};
 use std::{fmt, sync::Arc};
 
 /// A tensor with data, row-major, little-endian, one byte per element for quantized types up to 8 bits.
@@ -72,6 +75,11 @@ impl Tensor {
             if signed { Some(((raw << unused) as i64) >> unused) } else { i64::try_from(raw).ok() }
         };
         self.bytes.chunks_exact(width).map(read).collect()
+    }
+    /// The numbers of a plain tensor, each the nearest f64; `None` for quantized types.
+    pub fn to_f64(&self) -> Option<Vec<f64>> {
+        let s = self.ty.elem.scalar()?;
+        Some(self.bytes.chunks_exact(s.bytes()).map(|b| Number::read(s, b).real()).collect())
     }
     /// 64-bit FNV-1a over the data: the name of the contents in text dumps.
     pub fn hash(&self) -> u64 {

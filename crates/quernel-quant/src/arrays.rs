@@ -1,9 +1,17 @@
 //! Arrays of .npz and .npy files. The files are untrusted: memory grows only with data that is there.
 
 use crate::stream::Stream;
-use npyz::{NpyFile, Order, npz::NpzArchive};
-use quernel_ir::{Code, Diagnostic};
+use npyz::{
+    AutoSerialize, DType, Deserialize, NpyFile, Order, WriterBuilder,
+    half::f16,
+    npz::{NpzArchive, NpzWriter},
+};
+use quernel_ir::{
+    Code, Diagnostic, Scalar,
+    plain::{Number, cast},
+};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fs::File,
     io::{BufReader, Read},
@@ -11,52 +19,13 @@ use std::{
     sync::Arc,
 };
 
-/// Elements of an array, small types kept small.
+/// Elements of an array, row-major and little-endian.
 #[derive(Clone, Debug)]
 pub enum Data {
-    /// Unsigned bytes.
-    U8(Vec<u8>),
-    /// Signed bytes.
-    I8(Vec<i8>),
-    /// 64-bit integers; all wider integer types.
-    I64(Vec<i64>),
-    /// f32; all float types.
-    F32(Vec<f32>),
-    /// Any of these, in the file.
+    /// In memory.
+    Held(Vec<u8>),
+    /// In the file.
     Streamed(Arc<Stream>),
-}
-
-impl Data {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::U8(v) => v.len(),
-            Self::I8(v) => v.len(),
-            Self::I64(v) => v.len(),
-            Self::F32(v) => v.len(),
-            Self::Streamed(s) => s.len(),
-        }
-    }
-    /// Row `row` of `per` elements as f32.
-    pub fn row(&self, row: usize, per: usize) -> Result<Vec<f32>, Diagnostic> {
-        let part = row * per..(row + 1) * per;
-        Ok(match self {
-            Self::U8(v) => v[part].iter().map(|x| f32::from(*x)).collect(),
-            Self::I8(v) => v[part].iter().map(|x| f32::from(*x)).collect(),
-            Self::I64(v) => v[part].iter().map(|x| *x as f32).collect(),
-            Self::F32(v) => v[part].to_vec(),
-            Self::Streamed(s) => s.row(row)?,
-        })
-    }
-    /// An element as an integer, if the array holds integers.
-    pub fn integer(&self, i: usize) -> Option<i64> {
-        match self {
-            Self::U8(v) => Some(i64::from(v[i])),
-            Self::I8(v) => Some(i64::from(v[i])),
-            Self::I64(v) => Some(v[i]),
-            Self::F32(_) | Self::Streamed(_) => None,
-        }
-    }
 }
 
 /// An array in row-major order.
@@ -64,8 +33,33 @@ impl Data {
 pub struct Array {
     /// Extents; axis 0 counts samples.
     pub dims: Vec<usize>,
+    /// Type of the elements; never a bf16, which numpy does not have.
+    pub scalar: Scalar,
     /// Elements.
     pub data: Data,
+}
+
+impl Array {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+    /// The bytes of row `row` of `per` elements.
+    pub fn row(&self, row: usize, per: usize) -> Result<Cow<'_, [u8]>, Diagnostic> {
+        let width = per * self.scalar.bytes();
+        Ok(match &self.data {
+            Data::Held(bytes) => bytes[row * width..(row + 1) * width].into(),
+            Data::Streamed(s) => s.row(row)?.into(),
+        })
+    }
+    /// Element `i` as an integer, if the array holds integers in memory.
+    pub fn integer(&self, i: usize) -> Option<i64> {
+        let Data::Held(bytes) = &self.data else { return None };
+        match Number::read(self.scalar, &bytes[i * self.scalar.bytes()..]) {
+            Number::Int(v) => i64::try_from(v).ok(),
+            Number::Real(_) => None,
+        }
+    }
 }
 
 /// More elements than any sample file should hold.
@@ -110,106 +104,164 @@ fn array<R: Read>(npy: NpyFile<R>, path: &Path, name: &str) -> Result<Array, Str
     let count =
         npy.shape().iter().try_fold(1u64, |a, d| a.checked_mul(*d)).filter(|n| *n <= MAX_ELEMENTS).ok_or("the array is too large")?;
     let dims: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
-    let fortran = npy.order() == Order::Fortran && dims.len() > 1;
-    let dtype = npy.dtype().descr();
-    if fortran {
+    let dtype = npy.dtype();
+    let scalar = scalar(&dtype).ok_or_else(|| format!("elements of type {} are not supported; use numbers or bool", dtype.descr()))?;
+    if npy.order() == Order::Fortran && dims.len() > 1 {
         return Err("the array is in Fortran order; save numpy.ascontiguousarray(x)".into());
     }
     if count > MAX_HELD && dims.len() > 1 {
         let per: usize = dims[1..].iter().product();
-        let stream = Stream::new(path.to_path_buf(), name.to_owned(), dims[0], per);
-        return Ok(Array { dims, data: Data::Streamed(Arc::new(stream)) });
+        let stream = Stream::new(path.to_path_buf(), name.to_owned(), per);
+        return Ok(Array { dims, scalar, data: Data::Streamed(Arc::new(stream)) });
     }
-    let data = typed(npy, count)?.ok_or_else(|| format!("elements of type {dtype} are not supported; use f32, or an integer type"))?;
-    if data.len() as u64 != count {
-        return Err(format!("{} elements instead of {count}", data.len()));
+    let mut data = Vec::new();
+    chunks(npy, count as usize, &mut |all| {
+        data = all;
+        false
+    })?;
+    if data.len() as u64 != count * scalar.bytes() as u64 {
+        return Err(format!("{} elements instead of {count}", data.len() / scalar.bytes()));
     }
-    Ok(Array { dims, data })
+    Ok(Array { dims, scalar, data: Data::Held(data) })
 }
 
-/// Hands the elements of an array to `take`, in order, until it says no.
-pub fn elements(path: &Path, name: &str, take: &mut dyn FnMut(f32) -> bool) -> Result<(), String> {
+/// Hands the bytes of an array to `take`, `per` elements at a time, until it says no.
+pub fn rows(path: &Path, name: &str, per: usize, take: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<(), String> {
     if name.is_empty() {
         let reader = File::open(path).map(BufReader::new).map_err(|e| e.to_string())?;
-        return each(NpyFile::new(reader).map_err(|e| e.to_string())?, take);
+        return chunks(NpyFile::new(reader).map_err(|e| e.to_string())?, per, take);
     }
     let mut archive = NpzArchive::open(path).map_err(|e| e.to_string())?;
     let npy = archive.by_name(name).map_err(|e| e.to_string())?.ok_or_else(|| format!("no array {name:?} any more"))?;
-    each(npy, take)
+    chunks(npy, per, take)
 }
 
-fn each<R: Read>(npy: NpyFile<R>, take: &mut dyn FnMut(f32) -> bool) -> Result<(), String> {
-    let dtype = npy.dtype().descr();
+/// An element type of files that inputs have, too.
+trait Element: Deserialize + AutoSerialize {
+    fn put(self, bytes: &mut Vec<u8>);
+    fn get(bytes: &[u8]) -> Self;
+}
+
+macro_rules! elements {
+    ($($ty:ty)*) => { $(impl Element for $ty {
+        fn put(self, bytes: &mut Vec<u8>) {
+            bytes.extend_from_slice(&self.to_le_bytes());
+        }
+        fn get(bytes: &[u8]) -> Self {
+            Self::from_le_bytes(bytes.try_into().expect("one element"))
+        }
+    })* };
+}
+elements! { f64 f32 f16 i64 i32 i16 i8 u64 u32 u16 u8 }
+
+impl Element for bool {
+    fn put(self, bytes: &mut Vec<u8>) {
+        bytes.push(self.into());
+    }
+    fn get(bytes: &[u8]) -> Self {
+        bytes[0] != 0
+    }
+}
+
+/// Runs `$each!(type, scalar)` for every type.
+macro_rules! each_type {
+    ($each:ident) => {
+        $each!(f64, F64);
+        $each!(f32, F32);
+        $each!(f16, F16);
+        $each!(i64, I64);
+        $each!(i32, I32);
+        $each!(i16, I16);
+        $each!(i8, I8);
+        $each!(u64, U64);
+        $each!(u32, U32);
+        $each!(u16, U16);
+        $each!(u8, U8);
+        $each!(bool, Bool);
+    };
+}
+
+/// The type of the elements; `None` for one that no input has.
+fn scalar(dtype: &DType) -> Option<Scalar> {
     macro_rules! attempt {
-        ($npy:ident, $ty:ty, $convert:expr) => {
-            let $npy = match $npy.try_data::<$ty>() {
-                Ok(reader) => {
-                    for x in reader {
-                        if !take($convert(x.map_err(|e| format!("the array is damaged: {e}"))?)) {
-                            break;
-                        }
-                    }
-                    return Ok(());
-                }
-                Err(npy) => npy,
-            };
+        ($ty:ty, $scalar:ident) => {
+            if <$ty as Deserialize>::reader(dtype).is_ok() {
+                return Some(Scalar::$scalar);
+            }
         };
     }
-    attempt!(npy, u8, f32::from);
-    attempt!(npy, i8, f32::from);
-    attempt!(npy, f32, |x: f32| x);
-    attempt!(npy, f64, |x: f64| x as f32);
-    attempt!(npy, i16, f32::from);
-    attempt!(npy, u16, f32::from);
-    attempt!(npy, i32, |x: i32| x as f32);
-    attempt!(npy, u32, |x: u32| x as f32);
-    attempt!(npy, i64, |x: i64| x as f32);
-    attempt!(npy, bool, |x: bool| f32::from(u8::from(x)));
-    let _ = npy;
-    Err(format!("elements of type {dtype} are not supported; use f32, or an integer type"))
+    each_type!(attempt);
+    None
 }
 
-fn typed<R: Read>(npy: NpyFile<R>, count: u64) -> Result<Option<Data>, String> {
+fn chunks<R: Read>(npy: NpyFile<R>, per: usize, take: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<(), String> {
+    let dtype = npy.dtype();
     macro_rules! attempt {
-        ($npy:ident, $ty:ty, $variant:ident, $convert:expr) => {
-            let $npy = match $npy.try_data::<$ty>() {
-                Ok(reader) => {
-                    let mut v = Vec::new();
-                    for x in reader.take(count as usize) {
-                        v.push($convert(x.map_err(|e| format!("the array is damaged: {e}"))?));
-                    }
-                    return Ok(Some(Data::$variant(v)));
-                }
-                Err(npy) => npy,
-            };
+        ($ty:ty, $scalar:ident) => {
+            if scalar(&dtype) == Some(Scalar::$scalar) {
+                let reader = npy.data::<$ty>().map_err(|e| e.to_string())?;
+                return split(reader, per, Scalar::$scalar.bytes(), take);
+            }
         };
     }
-    attempt!(npy, u8, U8, |x: u8| x);
-    attempt!(npy, i8, I8, |x: i8| x);
-    attempt!(npy, f32, F32, |x: f32| x);
-    attempt!(npy, f64, F32, |x: f64| x as f32);
-    attempt!(npy, i16, I64, |x: i16| i64::from(x));
-    attempt!(npy, u16, I64, |x: u16| i64::from(x));
-    attempt!(npy, i32, I64, |x: i32| i64::from(x));
-    attempt!(npy, u32, I64, |x: u32| i64::from(x));
-    attempt!(npy, i64, I64, |x: i64| x);
-    attempt!(npy, bool, U8, |x: bool| u8::from(x));
-    let _ = npy;
-    Ok(None)
+    each_type!(attempt);
+    Err(format!("elements of type {} are not supported", dtype.descr()))
 }
 
-/// A .npz in memory: f32 arrays by name.
-pub fn write(arrays: &[(String, Vec<usize>, Vec<f32>)]) -> Result<Vec<u8>, Diagnostic> {
-    use npyz::{WriterBuilder, npz::NpzWriter};
-    let fail = |e: std::io::Error| Diagnostic::bug(format!("writing a .npz in memory: {e}"));
+/// The last chunk may be shorter.
+fn split<T: Element>(
+    elements: impl Iterator<Item = std::io::Result<T>>,
+    per: usize,
+    width: usize,
+    take: &mut dyn FnMut(Vec<u8>) -> bool,
+) -> Result<(), String> {
+    let mut chunk = Vec::new();
+    for x in elements {
+        x.map_err(|e| format!("the array is damaged: {e}"))?.put(&mut chunk);
+        if chunk.len() == per * width && !take(std::mem::take(&mut chunk)) {
+            return Ok(());
+        }
+    }
+    if !chunk.is_empty() {
+        take(chunk);
+    }
+    Ok(())
+}
+
+/// An array to be written: its name, extents, and elements as bytes.
+pub type Named = (String, Vec<usize>, Scalar, Vec<u8>);
+
+/// A .npz in memory. The type bf16, which numpy does not have, becomes f32.
+pub fn write(arrays: &[Named]) -> Result<Vec<u8>, Diagnostic> {
     let mut out = std::io::Cursor::new(Vec::new());
     let mut npz = NpzWriter::new(&mut out);
-    for (name, dims, data) in arrays {
+    for (name, dims, scalar, bytes) in arrays {
         let dims: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
-        let mut array = npz.array(name, Default::default()).map_err(fail)?.default_dtype().shape(&dims).begin_nd().map_err(fail)?;
-        array.extend(data.iter().copied()).map_err(fail)?;
-        array.finish().map_err(fail)?;
+        if *scalar == Scalar::BF16 {
+            put::<f32>(&mut npz, name, &dims, &cast(Scalar::BF16, Scalar::F32, bytes), 4)?;
+        }
+        macro_rules! attempt {
+            ($ty:ty, $scalar:ident) => {
+                if *scalar == Scalar::$scalar {
+                    put::<$ty>(&mut npz, name, &dims, bytes, scalar.bytes())?;
+                }
+            };
+        }
+        each_type!(attempt);
     }
     drop(npz);
     Ok(out.into_inner())
+}
+
+fn put<T: Element>(
+    npz: &mut NpzWriter<&mut std::io::Cursor<Vec<u8>>>,
+    name: &str,
+    dims: &[u64],
+    bytes: &[u8],
+    width: usize,
+) -> Result<(), Diagnostic> {
+    let fail = |e: std::io::Error| Diagnostic::bug(format!("writing a .npz in memory: {e}"));
+    let mut array = npz.array(name, Default::default()).map_err(fail)?.default_dtype().shape(dims).begin_nd().map_err(fail)?;
+    array.extend(bytes.chunks_exact(width).map(T::get)).map_err(fail)?;
+    array.finish().map_err(fail)
 }

@@ -5,7 +5,7 @@
 
 use crate::samples::Bound;
 use image::{ImageReader, Limits, RgbImage, imageops};
-use quernel_ir::{Code, Diagnostic, Tensor, infer};
+use quernel_ir::{Code, Diagnostic, Scalar, Tensor, TensorTy, infer, plain::cast};
 use std::path::{Path, PathBuf};
 
 /// How a picture comes to the size of the input.
@@ -18,7 +18,7 @@ pub enum Fit {
     Stretch,
 }
 
-/// How pixels become numbers: `(pixel / 255 - mean) / std` per channel.
+/// How pixels become numbers: `(pixel / 255 - mean) / std` per channel. Inputs of bytes take the pixels themselves.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ImageOptions {
     /// Subtracted, in the order red, green, blue.
@@ -48,6 +48,8 @@ pub(crate) struct Folder {
     width: u32,
     channels: usize,
     channels_last: bool,
+    /// Type of the input: bytes or floats.
+    scalar: Scalar,
 }
 
 /// Largest width or height that is decoded.
@@ -61,6 +63,10 @@ impl Folder {
                 Diagnostic::new(Code::SampleName, format!("pictures feed one input, and the model has {}", inputs.len())).in_file(file)
             );
         };
+        if !input.scalar.is_float() && input.scalar != Scalar::U8 {
+            let message = format!("input {:?} takes {}; pictures are bytes or floats", input.name, input.scalar);
+            return Err(Diagnostic::new(Code::SampleType, message).in_file(file));
+        }
         let (channels_last, channels, height, width) = match input.dims[..] {
             [1, c @ (1 | 3), h, w] => (false, c, h, w),
             [1, h, w, c @ (1 | 3)] => (true, c, h, w),
@@ -103,7 +109,7 @@ impl Folder {
         if files.is_empty() {
             return Err(Diagnostic::new(Code::NoSamples, "the folder holds no .png, .jpg or .jpeg").in_file(file));
         }
-        Ok(Self { files, labels, options: options.clone(), height, width, channels, channels_last })
+        Ok(Self { files, labels, options: options.clone(), height, width, channels, channels_last, scalar: input.scalar })
     }
 
     pub fn len(&self) -> usize {
@@ -127,7 +133,8 @@ impl Folder {
         let (h, w, c) = (self.height as usize, self.width as usize, self.channels);
         let value = |y: usize, x: usize, channel: usize| {
             let p = picture.get_pixel(x as u32, y as u32).0;
-            let normal = |k: usize| (f32::from(p[k]) / 255.0 - o.mean[k]) / o.std[k];
+            let bytes = self.scalar == Scalar::U8;
+            let normal = |k: usize| if bytes { f32::from(p[k]) } else { (f32::from(p[k]) / 255.0 - o.mean[k]) / o.std[k] };
             // The weights of ITU-R BT.601, as everywhere.
             if c == 1 {
                 0.299 * normal(0) + 0.587 * normal(1) + 0.114 * normal(2)
@@ -135,14 +142,14 @@ impl Folder {
                 normal(if o.bgr { 2 - channel } else { channel })
             }
         };
-        let mut data = Vec::with_capacity(h * w * c);
-        if self.channels_last {
-            (0..h * w * c).for_each(|i| data.push(value(i / (w * c), i / c % w, i % c)));
-            Ok(Tensor::f32([1, h, w, c], &data))
+        let (dims, data): ([usize; 4], Vec<f32>) = if self.channels_last {
+            ([1, h, w, c], (0..h * w * c).map(|i| value(i / (w * c), i / c % w, i % c)).collect())
         } else {
-            (0..h * w * c).for_each(|i| data.push(value(i / w % h, i % w, i / (h * w))));
-            Ok(Tensor::f32([1, c, h, w], &data))
-        }
+            ([1, c, h, w], (0..h * w * c).map(|i| value(i / w % h, i % w, i / (h * w))).collect())
+        };
+        let round = |x: &f32| if self.scalar == Scalar::U8 { x.round_ties_even() } else { *x };
+        let bytes: Vec<u8> = data.iter().flat_map(|x| round(x).to_le_bytes()).collect();
+        Tensor::new(TensorTy::new(dims, self.scalar), cast(Scalar::F32, self.scalar, &bytes)).map_err(Diagnostic::bug)
     }
 
     fn fit(&self, picture: RgbImage) -> RgbImage {
@@ -178,7 +185,7 @@ mod tests {
     }
 
     fn input(dims: &[usize]) -> Vec<Bound> {
-        vec![Bound { name: "x".into(), dims: dims.to_vec() }]
+        vec![Bound { name: "x".into(), dims: dims.to_vec(), scalar: Scalar::F32 }]
     }
 
     #[test]
@@ -197,6 +204,9 @@ mod tests {
         assert_eq!(data(&first, 1), [0.0, ten, 0.0, ten, 0.0, 0.0, ten, ten, 1.0, 1.0, 1.0, 1.0]);
         let last = open(&[1, 2, 2, 3], ImageOptions { bgr: true, mean: [0.5; 3], std: [0.5; 3], ..ImageOptions::default() });
         assert_eq!(data(&last, 0)[..3], [-1.0, -1.0, 1.0]);
+        let bytes = [Bound { scalar: Scalar::U8, ..input(&[1, 3, 2, 2]).remove(0) }];
+        let s = Samples::open(folder.path(), &bytes).expect("opens");
+        assert_eq!(s.get(1).expect("a picture")[0].bytes(), [0, 10, 0, 10, 0, 0, 10, 10, 255, 255, 255, 255]);
         let grey = data(&open(&[1, 1, 2, 2], ImageOptions::default()), 0);
         assert!((grey[0] - 0.299).abs() < 1e-6);
     }

@@ -4,7 +4,10 @@ use crate::{
     arrays::{self, Array, Data},
     images::{Folder, ImageOptions},
 };
-use quernel_ir::{Code, Diagnostic, Tensor, infer};
+use quernel_ir::{
+    Code, Diagnostic, Scalar, Tensor, TensorTy, infer,
+    plain::{Number, cast},
+};
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
 /// An input of a model.
@@ -14,6 +17,8 @@ pub struct Bound {
     pub name: String,
     /// Extents, batch axis included.
     pub dims: Vec<usize>,
+    /// Type of the elements.
+    pub scalar: Scalar,
 }
 
 /// Memory order of the sample arrays, where it is not the model's.
@@ -23,7 +28,7 @@ pub enum Layout {
     ChannelsLast,
 }
 
-/// What happens to every element: `(x - subtract) * multiply`.
+/// What happens to every element of a float input: `(x - subtract) * multiply`. Other inputs take what is in the file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Transform {
     /// Subtracted first.
@@ -107,8 +112,8 @@ impl Samples {
                         input.name
                     )));
                 }
-                Some(array) => match fits(&array.dims, &input.dims, options.transform.layout) {
-                    Err(message) => wrong.push(Diagnostic::new(Code::SampleShape, message).in_file(&file).at(format!("array {name:?}"))),
+                Some(array) => match fits(&array.dims, &input.dims, options.transform.layout).and_then(|()| takes(input, array.scalar)) {
+                    Err(d) => wrong.push(d.in_file(&file).at(format!("array {name:?}"))),
                     Ok(()) => chosen.push((name.to_owned(), array)),
                 },
             }
@@ -148,14 +153,12 @@ impl Samples {
         if rows.is_empty() {
             return Err(vec![Diagnostic::new(Code::NoSamples, "the file holds no samples").in_file(&file)]);
         }
-        for (name, array) in &chosen {
-            if let Data::F32(values) = &array.data {
-                let per = (values.len() / count).max(1);
-                let part = rows.start * per..rows.end * per;
-                if let Some(at) = values[part.clone()].iter().position(|x| !x.is_finite()) {
-                    let at = part.start + at;
-                    let message = format!("sample {} holds {} at element {}", at / per, values[at], at % per);
-                    return Err(vec![Diagnostic::new(Code::SampleValue, message).in_file(&file).at(format!("array {name:?}"))]);
+        for ((name, array), input) in chosen.iter().zip(inputs) {
+            if matches!(array.data, Data::Held(_)) {
+                for row in rows.clone() {
+                    let per = input.dims.iter().product();
+                    let checked = array.row(row, per).and_then(|bytes| numbers(&bytes, array.scalar, input, row));
+                    checked.map_err(|d| vec![d.in_file(&file).at(format!("array {name:?}"))])?;
                 }
             }
         }
@@ -163,8 +166,8 @@ impl Samples {
             .into_iter()
             .chain(LABELS)
             .find_map(|l| found.get(l))
-            .filter(|a| a.data.len() == count)
-            .and_then(|a| (0..count).map(|i| a.data.integer(i)).collect());
+            .filter(|a| a.len() == count)
+            .and_then(|a| (0..count).map(|i| a.integer(i)).collect());
         Ok(Self {
             file,
             inputs: inputs.to_vec(),
@@ -187,7 +190,7 @@ impl Samples {
         Ok(Self { file, inputs: inputs.to_vec(), source: Source::Pictures(folder), labels, rows, transform })
     }
 
-    /// `count` samples of standard normal noise, always the same.
+    /// `count` samples of noise, always the same: standard normal floats, any bytes, other whole numbers from 0 to 9.
     pub fn random(inputs: &[Bound], count: usize) -> Self {
         let mut state = 0x9E37_79B9_7F4A_7C15u64;
         let mut uniform = || {
@@ -196,14 +199,21 @@ impl Samples {
             state ^= state << 17;
             (state >> 40) as f32 / (1u64 << 24) as f32
         };
+        let mut number = |s: Scalar| match s {
+            // The sum of twelve uniform numbers is normal enough.
+            _ if s.is_float() => Number::Real(((0..12).map(|_| uniform()).sum::<f32>() - 6.0).into()),
+            Scalar::Bool => Number::Int((uniform() * 2.0) as i128),
+            Scalar::U8 | Scalar::I8 => Number::Int((uniform() * 256.0) as i128),
+            _ => Number::Int((uniform() * 10.0) as i128),
+        };
         let arrays = inputs
             .iter()
             .map(|i| {
                 let per: usize = i.dims.iter().product();
-                // The sum of twelve uniform numbers is normal enough.
-                let data = (0..count * per).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
+                let element = |_| number(i.scalar).bits(i.scalar).to_le_bytes().into_iter().take(i.scalar.bytes());
+                let data = (0..count * per).flat_map(element).collect();
                 let dims = [&[count][..], &i.dims].concat();
-                Array { dims, data: Data::F32(data) }
+                Array { dims, scalar: i.scalar, data: Data::Held(data) }
             })
             .collect();
         Self {
@@ -253,28 +263,30 @@ impl Samples {
     }
 
     fn tensor(&self, input: &Bound, array: &Array, row: usize) -> Result<Tensor, Diagnostic> {
-        let per: usize = input.dims.iter().product();
-        let t = &self.transform;
-        let plain = t.subtract == 0.0 && t.multiply == 1.0;
-        let elements = array.data.row(row, per)?;
-        let value = |i: usize| {
-            let x = elements[i];
-            if plain { x } else { (x - t.subtract) * t.multiply }
-        };
-        let data: Vec<f32> = match t.layout {
-            Some(Layout::ChannelsLast) if input.dims.len() > 2 => {
-                let c = input.dims[1];
-                let plane: usize = input.dims[2..].iter().product();
-                (0..per).map(|i| value(i % plane * c + i / plane % c + i / (c * plane) * (c * plane))).collect()
-            }
-            _ => (0..per).map(value).collect(),
-        };
-        Ok(Tensor::f32(input.dims.clone(), &data))
+        let (per, t, to) = (input.dims.iter().product::<usize>(), &self.transform, input.scalar);
+        let mut data = array.row(row, per)?.into_owned();
+        if matches!(array.data, Data::Streamed(_)) {
+            numbers(&data, array.scalar, input, row).map_err(|d| d.in_file(&self.file))?;
+        }
+        if to.is_float() && (t.subtract, t.multiply) != (0.0, 1.0) {
+            let real = |b: &[u8]| (Number::read(array.scalar, b).real() as f32 - t.subtract) * t.multiply;
+            let moved: Vec<u8> = data.chunks_exact(array.scalar.bytes()).flat_map(|b| real(b).to_le_bytes()).collect();
+            data = cast(Scalar::F32, to, &moved);
+        } else if array.scalar != to {
+            data = cast(array.scalar, to, &data);
+        }
+        if t.layout == Some(Layout::ChannelsLast) && input.dims.len() > 2 {
+            let (c, width) = (input.dims[1], to.bytes());
+            let plane: usize = input.dims[2..].iter().product();
+            let from = |i: usize| width * (i % plane * c + i / plane % c + i / (c * plane) * (c * plane));
+            data = (0..per).flat_map(|i| data[from(i)..from(i) + width].iter().copied()).collect();
+        }
+        Tensor::new(TensorTy::new(input.dims.clone(), to), data).map_err(Diagnostic::bug)
     }
 }
 
 /// Whether rows of an array are inputs: `[n, rest..]` where `rest` equals the input's extents, except for axes of 1.
-fn fits(array: &[usize], input: &[usize], layout: Option<Layout>) -> Result<(), String> {
+fn fits(array: &[usize], input: &[usize], layout: Option<Layout>) -> Result<(), Diagnostic> {
     let squeeze = |dims: &[usize]| dims.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
     let mut wanted = input.to_vec();
     if layout == Some(Layout::ChannelsLast) && wanted.len() > 2 {
@@ -286,9 +298,41 @@ fn fits(array: &[usize], input: &[usize], layout: Option<Layout>) -> Result<(), 
         _ => {
             let shown = if input.first() == Some(&1) { &wanted[1..] } else { &wanted[..] };
             let rest = if shown.is_empty() { String::new() } else { format!("x{}", infer::show(shown)) };
-            Err(format!("{} does not hold samples of {}; expected Nx.. as N{rest}", infer::show(array), infer::show(input)))
+            let message = format!("{} does not hold samples of {}; expected Nx.. as N{rest}", infer::show(array), infer::show(input));
+            Err(Diagnostic::new(Code::SampleShape, message))
         }
     }
+}
+
+/// Whether an array of that type feeds an input: a float one takes every number, a bool one 0 and 1 as well, others
+/// integers.
+fn takes(input: &Bound, array: Scalar) -> Result<(), Diagnostic> {
+    if input.scalar.is_float() || array == input.scalar || array.is_integer() {
+        return Ok(());
+    }
+    let (name, to) = (&input.name, input.scalar);
+    let numpy = if to == Scalar::Bool { "bool".into() } else { format!("{}int{}", if to.is_signed() { "" } else { "u" }, 8 * to.bytes()) };
+    Err(Diagnostic::new(Code::SampleType, format!("holds {array}, and input {name:?} takes {to}"))
+        .help(format!("if its numbers are what the model wants, save x.astype(numpy.{numpy})")))
+}
+
+/// Whether every number of a row is one that the input can hold.
+fn numbers(bytes: &[u8], scalar: Scalar, input: &Bound, row: usize) -> Result<(), Diagnostic> {
+    let to = input.scalar;
+    let fits = |x: &Number| match (*x, to.range()) {
+        (Number::Int(v), Some((lo, hi))) => (lo..=hi).contains(&v),
+        (Number::Real(v), _) if to == Scalar::F64 => v.is_finite(),
+        (Number::Real(v), _) if scalar == to || to != Scalar::F16 => (v as f32).is_finite(),
+        (x, _) => Number::read(to, &x.bits(to).to_le_bytes()).real().is_finite(),
+    };
+    let mut all = bytes.chunks_exact(scalar.bytes()).map(|b| Number::read(scalar, b)).enumerate();
+    let Some((at, x)) = all.find(|(_, x)| !fits(x)) else { return Ok(()) };
+    let shown = match x {
+        Number::Int(v) => v.to_string(),
+        Number::Real(v) => v.to_string(),
+    };
+    let message = format!("sample {row} holds {shown} at element {at}, which input {:?} of type {to} cannot take", input.name);
+    Err(Diagnostic::new(Code::SampleValue, message))
 }
 
 fn list(names: &[String]) -> String {
@@ -302,24 +346,21 @@ fn list(names: &[String]) -> String {
 pub fn expected_outputs(path: &Path, output: &str) -> Option<Vec<f32>> {
     let arrays = arrays::read(path).ok()?;
     let a = arrays.get(&format!("out:{output}"))?;
-    a.data.row(0, a.data.len()).ok()
+    let bytes = cast(a.scalar, Scalar::F32, &a.row(0, a.len()).ok()?);
+    Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
 
-/// A .npz of outputs: one array per output, axis 0 counting samples.
+/// A .npz of inputs or outputs of one type each: one array per name, axis 0 counting samples.
 pub fn to_npz(samples: &[Vec<(String, Tensor)>]) -> Result<Vec<u8>, Diagnostic> {
-    let mut arrays: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    let mut arrays: Vec<arrays::Named> = Vec::new();
     for outputs in samples {
         for (i, (name, tensor)) in outputs.iter().enumerate() {
-            let data = match (tensor.to_f32(), tensor.to_ints()) {
-                (Some(data), _) => data,
-                (None, Some(ints)) => ints.into_iter().map(|x| x as f32).collect(),
-                (None, None) => return Err(Diagnostic::bug("an output of no numeric type")),
-            };
             if arrays.len() <= i {
+                let scalar = tensor.ty.elem.scalar().ok_or_else(|| Diagnostic::bug("an output of no plain type"))?;
                 let dims = if tensor.ty.dims.first() == Some(&1) { tensor.ty.dims[1..].to_vec() } else { tensor.ty.dims.clone() };
-                arrays.push((name.clone(), [&[samples.len()][..], &dims].concat(), Vec::new()));
+                arrays.push((name.clone(), [&[samples.len()][..], &dims].concat(), scalar, Vec::new()));
             }
-            arrays[i].2.extend(data);
+            arrays[i].3.extend_from_slice(tensor.bytes());
         }
     }
     arrays::write(&arrays)
@@ -331,13 +372,52 @@ mod tests {
 
     fn saved(name: &str, arrays: &[(&str, &[usize], Vec<f32>)]) -> std::path::PathBuf {
         let path = std::env::temp_dir().join(format!("quernel-samples-{}-{name}.npz", std::process::id()));
-        let arrays: Vec<_> = arrays.iter().map(|(n, d, v)| ((*n).to_owned(), d.to_vec(), v.clone())).collect();
+        let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let arrays: Vec<_> = arrays.iter().map(|(n, d, v)| ((*n).to_owned(), d.to_vec(), Scalar::F32, bytes(v))).collect();
         std::fs::write(&path, arrays::write(&arrays).expect("an archive")).expect("written");
         path
     }
 
     fn bound(name: &str, dims: &[usize]) -> Bound {
-        Bound { name: name.into(), dims: dims.into() }
+        Bound { name: name.into(), dims: dims.into(), scalar: Scalar::F32 }
+    }
+
+    #[test]
+    fn inputs_have_types() {
+        let path = std::env::temp_dir().join(format!("quernel-samples-{}-types.npz", std::process::id()));
+        let ints = |scalar, all: [i64; 3]| Tensor::from_ints(TensorTy::new([1, 3], scalar), all);
+        let sample = vec![
+            ("id".to_owned(), ints(Scalar::I64, [1, -(1 << 60) - 1, 300])),
+            ("small".to_owned(), ints(Scalar::I32, [1, 0, 1])),
+            ("half".to_owned(), Tensor::new(TensorTy::new([1, 3], Scalar::F16), cast(Scalar::I8, Scalar::F16, &[1, 2, 3])).expect("fits")),
+            ("mask".to_owned(), ints(Scalar::Bool, [1, 0, 1])),
+        ];
+        std::fs::write(&path, to_npz(std::slice::from_ref(&sample)).expect("an archive")).expect("written");
+        let of = |scalars: [Scalar; 4]| {
+            let one = |((name, _), scalar): (&(String, Tensor), Scalar)| Bound { scalar, ..bound(name, &[1, 3]) };
+            let bounds: Vec<Bound> = sample.iter().zip(scalars).map(one).collect();
+            Samples::open(&path, &bounds).map(|s| s.get(0).expect("a sample"))
+        };
+        let same = of([Scalar::I64, Scalar::I32, Scalar::F16, Scalar::Bool]).expect("its own types");
+        assert!(same.iter().zip(&sample).all(|(a, (_, b))| a == b), "what was written comes back");
+        let other = of([Scalar::F64, Scalar::U8, Scalar::F32, Scalar::Bool]).expect("types that hold the numbers");
+        assert_eq!(other[0].ty.elem.scalar(), Some(Scalar::F64));
+        assert_eq!(other[1].to_ints().expect("integers"), [1, 0, 1]);
+        assert_eq!(other[2].to_f32().expect("f32"), [1.0, 2.0, 3.0]);
+        let wrong = |scalars| of(scalars).expect_err("wrong").remove(0);
+        let d = wrong([Scalar::U8, Scalar::I32, Scalar::F16, Scalar::Bool]);
+        assert!(d.code == Code::SampleValue && d.to_string().contains("-1152921504606846977"), "{d}");
+        let d = wrong([Scalar::I64, Scalar::Bool, Scalar::I16, Scalar::U8]);
+        assert!(d.code == Code::SampleType && d.to_string().contains("f16") && d.to_string().contains("i16"), "{d}");
+    }
+
+    #[test]
+    fn noise_has_the_type_of_the_input() {
+        let inputs = [Scalar::I64, Scalar::U8, Scalar::Bool, Scalar::F16].map(|scalar| Bound { scalar, ..bound("x", &[1, 50]) });
+        let all = Samples::random(&inputs, 1).get(0).expect("a sample");
+        let most = |i: usize| *all[i].to_ints().expect("integers").iter().max().expect("elements");
+        assert_eq!((most(0), most(2)), (9, 1));
+        assert!(most(1) > 200 && all[3].ty == TensorTy::new([1, 50], Scalar::F16));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use serde::Serialize;
 pub struct Evaluation {
     /// Samples run.
     pub samples: usize,
-    /// Share of labels the float network's largest output hits, in percent; without labels `None`.
+    /// Share of labels that the float network's largest output hits, or its only one where that is a whole number, in percent;
+    /// without labels `None`.
     pub float_top1: Option<f64>,
     /// The same of the compiled code.
     pub compiled_top1: Option<f64>,
@@ -23,7 +24,7 @@ pub struct Evaluation {
     pub compiled_top5: Option<f64>,
     /// Mean divergence of the softmax of the compiled code's first output from that of the float network, in nats.
     pub kl: f64,
-    /// Samples on which both have the same largest output, in percent.
+    /// Samples on which both have the same largest output, in percent; the same output, where it is of whole numbers.
     pub agreement: f64,
     /// Signal to noise of the first output over all samples, in dB.
     pub sqnr_db: f64,
@@ -52,7 +53,7 @@ enum Reference<'a> {
 impl<'a> Reference<'a> {
     fn of(model: &'a Model) -> Result<Self, Failure> {
         let graph = &model.imported.graph;
-        // The engine hands out floats only.
+        // The engine hands out f32 only.
         if graph.outputs.iter().any(|(_, v)| !graph.ty(*v).elem.is_f32()) {
             return Ok(Self::Graph(graph));
         }
@@ -126,11 +127,12 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
     let (mut signal, mut noise, mut max_abs) = (0f64, 0f64, 0f64);
     let (mut float_hits, mut compiled_hits, mut agree) = ([0usize; 2], [0usize; 2], 0usize);
     let (mut kl, mut classes) = (0f64, 0);
+    let whole = program.outputs.first().and_then(|o| o.ty.elem.scalar()).is_some_and(|s| !s.is_float());
     for i in 0..samples.len() {
         let inputs = samples.get(i)?;
-        let want = first_f32(float.run(&inputs)?.as_ref(), &model.file)?;
+        let want = first_numbers(float.run(&inputs)?.as_ref(), &model.file)?;
         let got = outputs(program, run_jit(&mut jit, &encode_for(program, &inputs)?)?)?;
-        let got = first_f32(got.first().map(|(_, t)| t), &model.file)?;
+        let got = first_numbers(got.first().map(|(_, t)| t), &model.file)?;
         if want.len() != got.len() {
             return Err(Diagnostic::bug(format!("the compiled output has {} elements, the float one {}", got.len(), want.len())).into());
         }
@@ -143,17 +145,22 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
             noise += d * d;
             max_abs = max_abs.max(d.abs());
         }
-        let (w, g) = (metrics::argmax(&want), metrics::argmax(&got));
-        agree += usize::from(w == g);
-        if let Some(label) = labels.as_ref().map(|l| l[i]) {
+        agree += usize::from(if whole { want == got } else { metrics::argmax(&want) == metrics::argmax(&got) });
+        let label = labels.as_ref().map(|l| l[i]);
+        if let (Some(label), true) = (label, whole) {
+            float_hits[0] += usize::from(want == [label as f32]);
+            compiled_hits[0] += usize::from(got == [label as f32]);
+        } else if let Some(label) = label {
             let label = usize::try_from(label).unwrap_or(usize::MAX);
             for (k, at) in [1, 5].into_iter().zip(0..) {
                 float_hits[at] += usize::from(metrics::in_top(&want, label, k));
                 compiled_hits[at] += usize::from(metrics::in_top(&got, label, k));
             }
         }
-        kl += metrics::kl(&want, &got);
-        classes = want.len();
+        if !whole {
+            kl += metrics::kl(&want, &got);
+            classes = want.len();
+        }
         progress(Progress { what: "evaluating", done: i + 1, of: samples.len() });
     }
     let percent = |n: usize| 100.0 * n as f64 / samples.len().max(1) as f64;
@@ -200,11 +207,11 @@ fn run_jit(jit: &mut Jit, inputs: &[Tensor]) -> Result<Vec<Vec<u8>>, Failure> {
     Ok(jit.run(&bytes)?)
 }
 
-fn first_f32(output: Option<&Tensor>, file: &str) -> Result<Vec<f32>, Failure> {
-    let first = output.and_then(Tensor::to_f32);
-    first.ok_or_else(|| {
-        Diagnostic::new(Code::UnsupportedType, "evaluation compares the first output, which has to be f32").in_file(file).into()
-    })
+fn first_numbers(output: Option<&Tensor>, file: &str) -> Result<Vec<f32>, Failure> {
+    let first = output.and_then(Tensor::to_f64);
+    let first =
+        first.ok_or_else(|| Diagnostic::new(Code::BadGraph, "evaluation compares the first output; there is none").in_file(file))?;
+    Ok(first.into_iter().map(|x| x as f32).collect())
 }
 
 /// Real inputs as a network of input types `types` takes them: rounded where those are integers.

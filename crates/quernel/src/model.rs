@@ -1,7 +1,7 @@
 //! A model file that was read and imported.
 
 use crate::Failure;
-use quernel_ir::{Code, Diagnostic, tensor::fnv1a};
+use quernel_ir::{Code, Diagnostic, Scalar, tensor::fnv1a};
 use quernel_onnx::{Imported, Limits};
 use quernel_quant::Bound;
 use std::{collections::BTreeMap, io::Read, path::Path};
@@ -118,10 +118,15 @@ impl Model {
         fnv1a(&self.bytes)
     }
 
-    /// Names and dimensions of the inputs.
+    /// Names, dimensions and types of the inputs.
     pub fn inputs(&self) -> Vec<Bound> {
         let g = &self.imported.graph;
-        g.inputs.iter().map(|&v| Bound { name: g.values[v].name.clone(), dims: g.ty(v).dims.clone() }).collect()
+        let bound = |&v: &quernel_ir::Value| {
+            let ty = g.ty(v);
+            // Quantized integers are made of real numbers.
+            Bound { name: g.values[v].name.clone(), dims: ty.dims.clone(), scalar: ty.elem.scalar().unwrap_or(Scalar::F32) }
+        };
+        g.inputs.iter().map(bound).collect()
     }
 }
 

@@ -31,7 +31,11 @@ pub fn run(a: &Run, messages: &Messages) -> Result<(), Failure> {
     }
     for outputs in &all {
         if let Some((_, first)) = outputs.first() {
-            let shown: Vec<String> = first.to_f32().unwrap_or_default().iter().map(f32::to_string).collect();
+            let shown: Vec<String> = match (first.to_f32(), first.to_ints()) {
+                (Some(floats), _) => floats.iter().map(f32::to_string).collect(),
+                (None, Some(ints)) => ints.iter().map(i64::to_string).collect(),
+                (None, None) => first.to_f64().unwrap_or_default().iter().map(f64::to_string).collect(),
+            };
             setup::print(&format!("{}\n", shown.join(" ")))?;
         }
     }
