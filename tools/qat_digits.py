@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 # As in fixtures/make_digits.py, so that the test images stay unseen.
 SEED, TEST_IMAGES = 7, 500
-BATCH, EPOCHS, RATE = 64, 15, 2e-3
+BATCH, EPOCHS, RATE = 64, 80, 1e-3
 
 
 class Weights:

@@ -48,7 +48,7 @@ const COMMANDS: &[(&str, &str, Run)] = &[
         targets::run,
     ),
     (
-        "ort [--check] [--full]",
+        "ort [--check] [--full] [--generated DIR]",
         "compares models that arrive or leave quantized with ONNX Runtime; --check passes where there is no package index",
         ort::run,
     ),
