@@ -81,6 +81,13 @@ impl Plan {
     }
 }
 
+/// A layer's arguments with other weights.
+pub fn with_weights(step: &Step, weights: Vec<u8>, derived: &mut Vec<Vec<u8>>) -> Vec<Argument> {
+    let mut arguments = Plan::direct(step).arguments;
+    arguments[conv::W] = conv::derive(derived, weights);
+    arguments
+}
+
 /// Chooses the kernel of a step; appends constants it needs to `derived`.
 pub fn plan(program: &Program, step: &Step, machine: &Machine, derived: &mut Vec<Vec<u8>>) -> Plan {
     let mut plan = Plan::direct(step);

@@ -28,8 +28,9 @@ use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleR
 use quernel_ir::{
     arena::Id,
     diag::{Code, Diagnostic},
-    program::{ALIGN, Base, Program, READ_SLACK, Slot, What},
+    program::{ALIGN, Base, Blob, Program, READ_SLACK, Slot, What},
 };
+use std::collections::BTreeSet;
 use target_lexicon::Architecture;
 
 /// `NAME_run`'s code for a NULL pointer.
@@ -134,7 +135,10 @@ pub fn define<M: Module>(
     }
     let mut derived = Vec::new();
     let choices: Vec<Choice> = variants.iter().map(|(t, level)| Choice::new(p, t, *level, &mut derived)).collect();
-    let (blob_at, derived_at, constants) = constants(p, &derived);
+    let plans = choices.iter().flat_map(|c| &c.plans).flat_map(|plan| &plan.arguments);
+    let used: BTreeSet<Blob> =
+        plans.filter_map(|a| if let Argument::Slot(Slot { base: Base::Blob(b), .. }) = a { Some(*b) } else { None }).collect();
+    let (blob_at, derived_at, constants) = constants(p, &used, &derived);
     let rodata_bytes = constants.len();
     let rodata = module.declare_data(&format!("{prefix}_constants"), Linkage::Local, false, false).map_err(bug)?;
     let mut data = DataDescription::new();
@@ -198,11 +202,11 @@ pub fn define<M: Module>(
     Ok(Network { functions: c.records, step_functions, run_v, selected, step_calls, rodata_bytes, stack_bytes })
 }
 
-/// All constants in one run of bytes, and where blobs and derived constants lie in it.
-fn constants(p: &Program, derived: &[Vec<u8>]) -> (Vec<usize>, Vec<usize>, Vec<u8>) {
-    let (blob_at, blob_end) = p.blob_offsets();
+/// All constants that are used in one run of bytes, and where blobs and derived constants lie in it.
+fn constants(p: &Program, used: &BTreeSet<Blob>, derived: &[Vec<u8>]) -> (Vec<usize>, Vec<usize>, Vec<u8>) {
+    let (blob_at, blob_end) = p.blob_offsets(|b| used.contains(&b));
     let mut bytes = vec![0u8; blob_end.next_multiple_of(ALIGN)];
-    for (id, blob) in p.blobs.iter() {
+    for (id, blob) in p.blobs.iter().filter(|(id, _)| used.contains(id)) {
         let at = blob_at[id.index()];
         bytes[at..at + blob.bytes.len()].copy_from_slice(&blob.bytes);
     }
@@ -239,9 +243,18 @@ impl Choice {
             Level::V256 => leaf::avx2(p, s),
             _ => None,
         };
-        let leaves: Vec<Option<Leaf>> = p.steps.iter().map(leaf).collect();
-        let plan = |(s, leaf): (_, &Option<Leaf>)| if leaf.is_some() { Plan::direct(s) } else { kernels::plan(p, s, &machine, derived) };
-        let plans = p.steps.iter().zip(&leaves).map(plan).collect();
+        let matrices = level == Level::V128Dot && target.has("i8mm");
+        let (mut leaves, mut plans) = (Vec::new(), Vec::new());
+        for s in &p.steps {
+            if let Some((leaf, weights)) = matrices.then(|| leaf::matrices(p, s)).flatten() {
+                leaves.push(Some(leaf));
+                plans.push(Plan { arguments: kernels::with_weights(s, weights, derived), ..Plan::direct(s) });
+                continue;
+            }
+            let leaf = leaf(s);
+            plans.push(if leaf.is_some() { Plan::direct(s) } else { kernels::plan(p, s, &machine, derived) });
+            leaves.push(leaf);
+        }
         Self { machine, leaves, plans }
     }
 }
@@ -510,9 +523,19 @@ impl<M: Module> Compiler<'_, M> {
             bytes: leaf.code.len(),
             frame: leaf.frame,
             clif: String::new(),
-            assembly: if self.keep.assembly { leaf::disassemble(&leaf.code) } else { String::new() },
+            assembly: if self.keep.assembly { self.disassembled(&leaf.code)? } else { String::new() },
         });
         Ok(id)
+    }
+
+    /// The text of a leaf.
+    fn disassembled(&self, code: &[u8]) -> Result<String, Diagnostic> {
+        if self.isa.triple().architecture == Architecture::X86_64 {
+            return Ok(leaf::disassemble(code));
+        }
+        let lines = self.isa.to_capstone().map_err(bug)?;
+        let all = lines.disasm_all(code, 0).map_err(bug)?;
+        Ok(all.iter().map(|i| format!("  {i}\n")).collect())
     }
 
     /// `NAME_run_v`, the guard around the body.

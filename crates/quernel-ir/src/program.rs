@@ -764,11 +764,11 @@ impl Program {
     pub fn constant_bytes(&self) -> usize {
         self.blobs.iter().map(|(_, b)| b.bytes.len()).sum()
     }
-    /// Byte offset of every blob in the one constant section, and the section's length with slack.
-    pub fn blob_offsets(&self) -> (Vec<usize>, usize) {
+    /// Byte offset of every blob that is `used` in the one constant section, and the section's length with slack.
+    pub fn blob_offsets(&self, used: impl Fn(Blob) -> bool) -> (Vec<usize>, usize) {
         let mut at = 0usize;
         let mut offsets = vec![0; self.blobs.len()];
-        for (id, b) in self.blobs.iter() {
+        for (id, b) in self.blobs.iter().filter(|(id, _)| used(*id)) {
             offsets[id.index()] = at;
             at = (at + b.bytes.len()).next_multiple_of(ALIGN);
         }

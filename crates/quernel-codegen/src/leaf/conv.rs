@@ -56,22 +56,22 @@ pub trait Body {
 /// Geometry in bytes, the way the emitted loops see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Nest {
-    images: usize,
-    rows: usize,
-    pixels: usize,
+    pub(super) images: usize,
+    pub(super) rows: usize,
+    pub(super) pixels: usize,
     /// First element of operand, residual and result.
-    start: [usize; 3],
+    pub(super) start: [usize; 3],
     /// Bytes between images, rows and pixels of operand, residual and result.
-    image: [usize; 3],
-    row: [usize; 3],
+    pub(super) image: [usize; 3],
+    pub(super) row: [usize; 3],
     pub pixel: [usize; 3],
     /// Kernel rows (or taps), bytes between them, and blocks of four taps in each.
-    segments: usize,
-    segment: usize,
+    pub(super) segments: usize,
+    pub(super) segment: usize,
     pub blocks: usize,
     /// Bytes of the weights of one panel.
-    panel_bytes: usize,
-    panels: usize,
+    pub(super) panel_bytes: usize,
+    pub(super) panels: usize,
     /// Channels of the last panel.
     pub lanes: usize,
 }
@@ -108,7 +108,7 @@ impl Nest {
 }
 
 pub const X: usize = 0;
-const R: usize = 1;
+pub const R: usize = 1;
 pub const Y: usize = 2;
 
 /// The leaf of a convolution, if it is inside the contract: unsigned operand, one group, no implicit padding, taps of

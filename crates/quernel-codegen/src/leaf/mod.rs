@@ -1,10 +1,12 @@
-//! Leaf kernels: whole layers in machine code for x86-64 CPUs with wide vectors, where 128-bit code leaves speed behind.
+//! Leaf kernels: whole layers in machine code for x86-64 CPUs with wide vectors and AArch64 CPUs with matrices of bytes,
+//! where 128-bit code leaves speed behind.
 //!
-//! A leaf function has the System V calling convention whatever the target, takes the addresses of the step's slots
+//! A leaf function has the System V calling convention whatever the target (the one of all systems on AArch64), takes the addresses of the step's slots
 //! (reads, then writes) as pointers, and is position independent. It keeps exactly the contract of
 //! [`What`]: the same bytes as the interpreter. A step outside a family's
 //! contract yields `None` and keeps its Cranelift kernel.
 
+mod a64;
 pub(crate) mod asm;
 mod bits;
 mod codes;
@@ -15,6 +17,7 @@ mod depthwise;
 mod depthwise_tiles;
 mod epilogue;
 mod float;
+mod i8mm;
 mod lookup;
 mod narrow;
 mod paired;
@@ -108,6 +111,12 @@ pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
     if depthwise(step) { depthwise_tiles::leaf(program, step, Form::Narrow(dot)) } else { narrow_leaf(program, step, dot) }
 }
 
+/// The AArch64 leaf of a step for CPUs with 8-bit matrix products, if a family covers it, and its weights, which take the
+/// place of the step's.
+pub fn matrices(program: &Program, step: &Step) -> Option<(Leaf, Vec<u8>)> {
+    slack(step).then(|| i8mm::leaf(program, step)).flatten()
+}
+
 /// The leaf of a float layer or product; they read nothing behind their operands.
 fn floats(step: &Step, wide: bool) -> Option<Leaf> {
     match step.what {
@@ -141,7 +150,7 @@ fn slack(step: &Step) -> bool {
     [0, 4].into_iter().all(|i| step.reads.get(i).is_none_or(|s| !matches!(s.base, Base::Input(_) | Base::Output(_))))
 }
 
-/// The instructions of a leaf as text, up to its one return; the literals behind that as bytes.
+/// The instructions of an x86-64 leaf as text, up to its one return; the literals behind that as bytes.
 pub fn disassemble(code: &[u8]) -> String {
     let (mut text, mut line) = (String::new(), String::new());
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
