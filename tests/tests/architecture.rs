@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quernel-build", &["quernel"]),
     ("quernel-cli", &["quernel"]),
     ("quernel-fuzz", &["quernel", "quernel-test"]),
-    ("quernel-tests", &["quernel"]),
+    ("quernel-tests", &["quernel", "quernel-fuzz", "quernel-test"]),
     // Not `quernel`: a chore must start before, and even if, the whole compiler builds.
     ("xtask", &["quernel-ir", "quernel-onnx"]),
 ];

@@ -32,14 +32,20 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         let mut value = || rest.next().ok_or(format!("{argument} needs a value")).cloned();
         match argument.as_str() {
             "--models" => folders.push(PathBuf::from(value()?)),
-            "--target" | "--json" => passed.extend([argument.clone(), value()?]),
+            "--target" | "--json" | "--graphs" | "--seed" => passed.extend([argument.clone(), value()?]),
             "--fast" | "--integers" | "--require" => passed.push(argument.clone()),
             other => return Err(format!("no option {other}")),
         }
     }
     install(fast);
-    let models =
-        if folders.is_empty() { fixtures(fast)? } else { folders.iter().map(|f| files(f)).collect::<Result<Vec<_>, _>>()?.concat() };
+    let random = passed.iter().any(|a| a == "--graphs");
+    let models = if folders.is_empty() && random {
+        Vec::new()
+    } else if folders.is_empty() {
+        fixtures(fast)?
+    } else {
+        folders.iter().map(|f| files(f)).collect::<Result<Vec<_>, _>>()?.concat()
+    };
     let mut build = crate::command("cargo");
     build.args(["build", "-q", "--release", "-p", "quernel-tests", "--bin", "targets"]);
     crate::succeed(build, "cargo build --bin targets")?;

@@ -20,6 +20,7 @@ mod shrink;
 mod targets;
 
 pub use models::fixtures;
+pub use oracle::{lowered, wild_inputs};
 pub use shrink::shrink;
 pub use targets::{TARGETS, Target};
 

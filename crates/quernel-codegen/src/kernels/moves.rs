@@ -63,8 +63,11 @@ fn copy(e: &mut Emitter, width: usize, over: &Strided) {
 pub fn copy_within(e: &mut Emitter, width: usize, space: &Space, operands: [Ptr; 2]) {
     let (n, steps) = space.inner();
     let bytes = width as i64;
+    // Bytes have no order: words of them are read and written in one.
+    let [from, to] = operands;
+    let operands = [from, if width == 1 { Ptr { order: from.order, ..to } } else { to }];
     // Between memory of different byte orders elements move one by one: in longer words they would change places.
-    let words = width == 1 || operands[0].order == operands[1].order;
+    let words = operands[0].order == operands[1].order;
     if words && steps == [1, 1] {
         let total = n * width;
         return space.nest(e, &operands, &[bytes; 2], 1, &mut |e, p| copy_run(e, p[0], p[1], total));

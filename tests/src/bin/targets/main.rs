@@ -1,9 +1,13 @@
 //! Whole networks as linked programs for every target, run natively or under an emulator of the CPU: the hash of all
 //! outputs equals that of the interpreter. `cargo xtask targets` starts this program.
 //!
-//! Usage: `targets [--fast] [--require] [--integers] [--target X] [--json FILE] MODEL.onnx...`. Each model is compiled in
-//! float and in integers, or in integers alone. Prints one line per target and per difference; ends with 1 when there was
+//! Usage: `targets [--fast] [--require] [--integers] [--target X] [--json FILE] [--graphs N] [--seed S] MODEL.onnx...`. Each
+//! model is compiled in float and in integers, or in integers alone; `--graphs` adds random networks, and shrinks those that
+//! differ. Prints one line per target and per difference; ends with 1 when there was
 //! one, or with `--require` when a target could not be run.
+
+mod program;
+mod random;
 
 use quernel::{
     Calibration, Compiled, Compiler, Model, ModelOptions, artifacts,
@@ -79,14 +83,21 @@ struct Network {
     compiled: Compiled,
     inputs: Vec<Vec<u8>>,
     want: u64,
+    /// The seed of a random network.
+    graph: Option<u64>,
 }
 
-/// Objects of at most so many bytes are linked into one program.
+/// Objects of at most so many bytes, and so many of them, are linked into one program.
 const MOST_TOGETHER: usize = 48 << 20;
+const MOST_OBJECTS: usize = 100;
+
+/// Random networks that are made small at each place where some differ.
+const MOST_SHRUNK: usize = 3;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (mut models, mut fast, mut require, mut integers, mut only, mut json) = (Vec::new(), false, false, false, None, None);
+    let (mut graphs, mut seed) = (0, 1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--fast" => fast = true,
@@ -94,11 +105,14 @@ fn main() -> ExitCode {
             "--target" => only = arguments.next(),
             "--integers" => integers = true,
             "--json" => json = arguments.next(),
+            "--graphs" => graphs = number(arguments.next()),
+            "--seed" => seed = number(arguments.next()),
             _ => models.push(PathBuf::from(argument)),
         }
     }
-    let networks: Vec<Network> = models.iter().enumerate().flat_map(|(i, path)| networks(i, path, integers)).collect();
+    let mut networks: Vec<Network> = models.iter().enumerate().flat_map(|(i, path)| networks(i, path, integers)).collect();
     eprintln!("{} networks of {} models", networks.len(), models.len());
+    networks.extend(random::networks(seed, graphs));
     let (mut wrong, mut lines) = (0, Vec::new());
     for place in PLACES.iter().filter(|p| (p.fast || !fast) && only.as_ref().is_none_or(|o| p.name.contains(o.as_str()))) {
         let start = std::time::Instant::now();
@@ -112,7 +126,10 @@ fn main() -> ExitCode {
                     networks.len(),
                     start.elapsed().as_secs_f64()
                 );
-                differ.iter().for_each(|n| println!("{}: DIFFERS: {}", place.name, n.label));
+                for (i, n) in differ.iter().enumerate() {
+                    let smallest = if i < MOST_SHRUNK { random::shrunk(place, n) } else { String::new() };
+                    println!("{}: DIFFERS: {}{smallest}", place.name, n.label);
+                }
                 wrong += differ.len();
                 lines.push((place.name, networks.len() - differ.len(), differ.len()));
             }
@@ -129,6 +146,10 @@ fn main() -> ExitCode {
         fs::write(path, text).expect("the results are written");
     }
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn number(text: Option<String>) -> u64 {
+    text.and_then(|t| t.parse().ok()).expect("a number")
 }
 
 /// A model in float and in integers; a form that does not compile is left out, with a line that says so.
@@ -165,8 +186,8 @@ fn network(number: usize, path: &Path, form: &str, bits: &str) -> Result<Network
     let inputs: Vec<Vec<u8>> = inputs.iter().map(|t: &Tensor| t.bytes().to_vec()).collect();
     let borrowed: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let outputs = interp::run_program(program, &borrowed).map_err(|d| d.message)?;
-    let want = outputs.iter().flatten().fold(OFFSET, |h, b| (h ^ u64::from(*b)).wrapping_mul(PRIME));
-    Ok(Network { label: String::new(), compiled, inputs, want })
+    let want = program::hash(program.outputs.iter().map(|p| &p.ty).zip(outputs.iter().map(Vec::as_slice)));
+    Ok(Network { label: String::new(), compiled, inputs, want, graph: None })
 }
 
 /// FNV-1a, as in the C program.
@@ -186,7 +207,7 @@ fn run(place: &Place, networks: &[Network]) -> Result<Vec<u64>, String> {
     let (mut hashes, mut at) = (Vec::new(), 0);
     while at < networks.len() {
         let (mut bytes, mut count, mut objects) = (0, 0, Vec::new());
-        while at + count < networks.len() && (count == 0 || bytes < MOST_TOGETHER) {
+        while at + count < networks.len() && count < MOST_OBJECTS && (count == 0 || bytes < MOST_TOGETHER) {
             let network = &networks[at + count];
             let level = if target.is_multi() { None } else { Some(place.level) };
             let compiled = Compiled { target: target.clone(), level, ..network.compiled.clone() };
@@ -198,8 +219,8 @@ fn run(place: &Place, networks: &[Network]) -> Result<Vec<u64>, String> {
             objects.push(path);
         }
         let batch = &networks[at..at + count];
-        fs::write(folder.path().join("main.c"), source(batch)).map_err(|e| e.to_string())?;
-        let data: Vec<u8> = batch.iter().flat_map(|n| data(n, big)).collect();
+        fs::write(folder.path().join("main.c"), program::source(batch)).map_err(|e| e.to_string())?;
+        let data: Vec<u8> = batch.iter().flat_map(|n| program::data(n, big)).collect();
         fs::write(folder.path().join("data"), data).map_err(|e| e.to_string())?;
         let program = folder.path().join("main.exe");
         let mut link = Command::new(place.cc);
@@ -237,67 +258,4 @@ fn finish(command: &mut Command) -> Result<String, String> {
         output.status,
         text.lines().take(5).collect::<Vec<_>>().join(" | ")
     ))
-}
-
-/// The inputs of a network in the byte order of the target.
-fn data(network: &Network, big: bool) -> Vec<u8> {
-    let ports = &network.compiled.program.as_ref().expect("lowered").inputs;
-    let mut all = Vec::new();
-    for (port, bytes) in ports.iter().zip(&network.inputs) {
-        let width = port.ty.bytes() / port.ty.count().max(1);
-        for element in bytes.chunks(width.max(1)) {
-            if big { all.extend(element.iter().rev()) } else { all.extend(element) }
-        }
-    }
-    all
-}
-
-/// A program that runs each network on its part of a file and prints the hashes of all output elements, little-endian
-/// on every machine.
-fn source(networks: &[Network]) -> String {
-    let mut out = String::from(
-        r#"#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-static unsigned long long hash;
-static void add(const unsigned char *p, size_t count, size_t width) {
-  const unsigned one = 1;
-  int little = *(const unsigned char *)&one;
-  for (size_t i = 0; i < count; i++)
-    for (size_t b = 0; b < width; b++) hash = (hash ^ p[i * width + (little ? b : width - 1 - b)]) * 0x100000001b3ull;
-}
-static void *space(size_t bytes) {
-  unsigned char *p = malloc(bytes + 128);
-  if (!p) exit(3);
-  p += 64 - (size_t)p % 64;
-  return memset(p, 0xa5, bytes + 1);
-}
-"#,
-    );
-    let programs: Vec<_> = networks.iter().map(|n| n.compiled.program.as_ref().expect("lowered")).collect();
-    for n in networks {
-        out += &format!("#include \"{}.h\"\n", n.compiled.name);
-    }
-    out += "int main(int argc, char **argv) {\n  FILE *f = argc == 2 ? fopen(argv[1], \"rb\") : NULL;\n  if (!f) return 2;\n";
-    for (n, p) in networks.iter().zip(programs) {
-        let name = &n.compiled.name;
-        let upper = name.to_uppercase();
-        out += "  {\n    void *in[64], *out[64];\n";
-        for (i, port) in p.inputs.iter().enumerate() {
-            let bytes = port.ty.bytes();
-            out += &format!("    in[{i}] = space({bytes});\n    if (fread(in[{i}], 1, {bytes}, f) != {bytes}) return 4;\n");
-        }
-        for (i, port) in p.outputs.iter().enumerate() {
-            out += &format!("    out[{i}] = space({});\n", port.ty.bytes());
-        }
-        out += &format!("    if ({name}_run_v((const void *const *)in, out, space({upper}_ARENA_SIZE)) != 0) return 5;\n");
-        out += "    hash = 0xcbf29ce484222325ull;\n";
-        for (i, port) in p.outputs.iter().enumerate() {
-            let count = port.ty.count();
-            out += &format!("    add(out[{i}], {count}, {});\n", port.ty.bytes() / count.max(1));
-        }
-        // Two halves: not every C library prints 64 bits under this format.
-        out += "    printf(\"%08lx%08lx\\n\", (unsigned long)(hash >> 32), (unsigned long)(hash & 0xffffffff));\n  }\n";
-    }
-    out + "  return 0;\n}\n"
 }
