@@ -160,20 +160,19 @@ impl Net {
     /// A random function; those that leave the real numbers only where parameters are extreme.
     fn unary(&mut self) -> Unary {
         let tame = [Unary::Relu, Unary::Sigmoid, Unary::HardSwish, Unary::LeakyRelu { alpha: 0.1 }, Unary::Abs, Unary::Neg];
-        let others = [
-            Unary::Clip { lo: -0.5, hi: 1.25 },
-            Unary::Tanh,
-            Unary::HardSigmoid { alpha: 0.2, beta: 0.5 },
-            Unary::Swish { alpha: 1.5 },
-            Unary::Gelu,
-            Unary::GeluTanh,
-            Unary::Erf,
-            Unary::Exp,
-            Unary::Log,
-            Unary::Sqrt,
-            Unary::Reciprocal,
-        ];
-        if self.extreme && self.rng.chance(2) { self.rng.pick(&others) } else { self.rng.pick(&tame) }
+        if !self.extreme || self.rng.chance(4) {
+            return self.rng.pick(&tame);
+        }
+        match self.rng.pick(&Unary::ALL) {
+            Unary::Clip { .. } => Unary::Clip { lo: -0.5, hi: 1.25 },
+            Unary::LeakyRelu { .. } => Unary::LeakyRelu { alpha: -0.3 },
+            Unary::HardSigmoid { .. } => Unary::HardSigmoid { alpha: 0.2, beta: 0.5 },
+            Unary::Swish { .. } => Unary::Swish { alpha: 1.5 },
+            Unary::Elu { .. } => Unary::Elu { alpha: 1.5, beta: 0.75, gamma: 1.25 },
+            Unary::ThresholdedRelu { .. } => Unary::ThresholdedRelu { alpha: 0.5 },
+            Unary::Shrink { .. } => Unary::Shrink { lambda: 0.5, bias: 0.25 },
+            other => other,
+        }
     }
 
     /// A random operator on random values of `pool`; `None` when the draw does not fit.
@@ -184,7 +183,8 @@ impl Net {
         let xq = self.quant(x);
         let image = rank == 3 || rank == 4;
         let limit = 4000;
-        match self.rng.below(28) {
+        // There are many functions of one element, most of them for extreme graphs.
+        match self.rng.below(if self.extreme { 36 } else { 30 }) {
             0..=4 if image => {
                 let window = self.window(&dims[2..], true);
                 let c = dims[1];
@@ -221,8 +221,7 @@ impl Net {
                 let elem = if max || xq.is_none() || self.rng.chance(2) { same } else { self.activation(0.04) };
                 Some(self.op(Op::Pool { kind, window }, &[x], elem))
             }
-            9 if xq.is_none() && self.rng.chance(2) => Some(self.plain(x, pool)),
-            9 => {
+            9 | 28 | 30.. => {
                 let f = self.unary();
                 let elem = if xq.is_some() { self.activation(0.02) } else { Elem::F32 };
                 Some(self.op(Op::Unary(f), &[x], elem))
@@ -266,7 +265,7 @@ impl Net {
             }
             13 if rank > 0 => {
                 let axis = self.rng.below(rank);
-                let elem = if xq.is_some() && self.rng.chance(2) {
+                let elem = if xq.is_some() && !self.rng.chance(4) {
                     Quant::per_tensor(Storage::U8, 1.0 / 256.0, 0).unwrap().into()
                 } else {
                     Elem::F32
@@ -379,6 +378,7 @@ impl Net {
                 let elem = self.g.ty(x).elem.clone();
                 Some(self.op(Op::Scatter { index: Index::Elements { axis }, reduce: None }, &[x, at, part], elem))
             }
+            29 if xq.is_none() => Some(self.plain(x, pool)),
             _ => None,
         }
         .filter(|&y| self.g.ty(y).count() <= limit * 4)
