@@ -37,13 +37,13 @@ const COMMANDS: &[(&str, &str, Run)] = &[
     ("docs [--check]", "writes the generated pages of docs/; --check only says whether one is stale", docs::run),
     ("figures [quantization]", "measures what the README (or docs/quantization.md) claims and writes its tables", figures::run),
     (
-        "hostile [CORPUS] [--filter X] [--all] [--quernel PATH]",
+        "hostile [CORPUS] [--fast] [--filter X] [--all] [--quernel PATH]",
         "compiles hostile files in limited processes and judges the answers",
         hostile::run,
     ),
     ("layers [--count N] [--seed S]", "compares random layers with the interpreter, between inaccessible pages", layers),
     (
-        "targets [--fast] [--models DIR]",
+        "targets [--fast] [--models DIR] [--graphs N] [--seed S]",
         "runs whole networks on every target, emulated, and compares their hashes with the interpreter's",
         targets::run,
     ),

@@ -6,10 +6,10 @@ use crate::{
 };
 use quernel::{
     Calibration, Compiler, Emit, Failure, Model, ModelOptions, artifacts, codegen, interp,
-    ir::{Graph, Scalar, Stage, Tensor, text, verify},
+    ir::{Graph, Quant, Scalar, Stage, Storage, Tensor, text, verify},
     lower, onnx,
     passes::{Activations, Cx, fold_pipeline},
-    quant::{Bits, Bound, Ranges, Samples, Width},
+    quant::{Bits, Bound, Calibrator, Method, Ranges, Samples, Width},
 };
 use quernel_test::Rng;
 use std::{
@@ -154,6 +154,16 @@ fn side_files(bytes: &[u8]) {
             let again = ranges.to_json();
             let read = Ranges::from_json(&again).unwrap_or_else(|d| panic!("its own text: {d}"));
             assert_eq!(read.to_json(), again, "ranges read back as others");
+            if let Err(d) = ranges.clone().merge(&read).and_then(|r| r.merge(&ranges)) {
+                oracle::refused(&[d.in_file("ranges.json")]);
+            }
+            for name in ranges.tensors() {
+                for method in [Method::MinMax, Method::Mean, Method::Percentile(100), Method::Entropy, Method::Mse] {
+                    let calibrator = Calibrator { method, ..Calibrator::default() };
+                    let legal = |(scale, zero): (f32, i32)| Quant::per_tensor(Storage::U8, scale, zero).is_ok();
+                    assert!(ranges.params(name, Storage::U8, calibrator).is_none_or(legal), "{name} by {method:?}");
+                }
+            }
         }
         Err(d) => oracle::refused(&[d.in_file("ranges.json")]),
     }

@@ -63,6 +63,8 @@ pub(crate) struct Build<'a> {
     /// Results placed before their node, so that operands are written into them.
     pub planned: BTreeMap<Value, View>,
     pub users: BTreeMap<Value, Vec<Node>>,
+    /// Numbers of the graph outputs that a value is.
+    leaves: BTreeMap<Value, Vec<usize>>,
     /// Margins that padded convolutions want around a value.
     pub margins: BTreeMap<Value, Margins>,
     outputs: Vec<Buf>,
@@ -86,6 +88,7 @@ impl<'a> Build<'a> {
             places: BTreeMap::new(),
             planned: BTreeMap::new(),
             users: g.users(),
+            leaves: BTreeMap::new(),
             margins: BTreeMap::new(),
             outputs: Vec::new(),
             blob_names: BTreeSet::new(),
@@ -103,6 +106,7 @@ impl<'a> Build<'a> {
         }
         for (i, (name, v)) in g.outputs.iter().enumerate() {
             let ty = g.ty(*v);
+            build.leaves.entry(*v).or_default().push(i);
             build.program.outputs.push(Port { name: name.clone(), ty: ty.clone() });
             build.outputs.push(build.bufs.push(BufData { base: Some(Base::Output(i as u32)), bytes: ty.bytes(), halo: None }));
         }
@@ -127,31 +131,28 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Refuses absurdly large tensors, and those without elements but for inputs and outputs of the graph, where nothing is read
-    /// or written.
+    /// Refuses empty and absurdly large tensors.
     pub fn check_sizes(&self, needed: &[Node]) -> Vec<Diagnostic> {
         let mut faults = Vec::new();
-        let mut check = |v: Value, place: String, inside: bool| {
+        let mut check = |v: Value, place: String| {
             let ty = self.g.ty(v);
             let bytes = ty.dims.iter().try_fold(ty.elem.bytes(), |a, d| a.checked_mul(*d));
-            if ty.dims.contains(&0) {
-                if inside {
-                    faults.push(Diagnostic::new(Code::UnsupportedForm, format!("a tensor of type {ty} has no elements")).at(place));
-                }
+            if bytes == Some(0) || ty.dims.contains(&0) {
+                faults.push(Diagnostic::new(Code::UnsupportedForm, format!("a tensor of type {ty} has no elements")).at(place));
             } else if bytes.is_none_or(|b| b > MAX_BYTES) {
                 faults.push(Diagnostic::new(Code::LimitExceeded, format!("a tensor of type {ty} is too large")).at(place));
             }
         };
         for &v in &self.g.inputs {
-            check(v, format!("input {:?}", self.g.values[v].name), false);
+            check(v, format!("input {:?}", self.g.values[v].name));
         }
         for (name, v) in &self.g.outputs {
-            check(*v, format!("output {name:?}"), false);
+            check(*v, format!("output {name:?}"));
         }
         for &n in needed {
             let data = &self.g.nodes[n];
             for &v in data.args.iter().chain(&data.results) {
-                check(v, format!("node {:?} ({})", self.g.describe(n), data.op.mnemonic()), true);
+                check(v, format!("node {:?} ({})", self.g.describe(n), data.op.mnemonic()));
             }
         }
         faults.dedup();
@@ -369,9 +370,9 @@ impl<'a> Build<'a> {
         if look == 0 {
             return None;
         }
-        let outputs: Vec<usize> = (self.g.outputs.iter().enumerate()).filter(|(_, o)| o.1 == v).map(|(i, _)| i).collect();
-        let users = self.users.get(&v).cloned().unwrap_or_default();
-        match (outputs.as_slice(), users.as_slice()) {
+        let outputs = self.leaves.get(&v).map_or(&[][..], Vec::as_slice);
+        let users = self.users.get(&v).map_or(&[][..], Vec::as_slice);
+        match (outputs, users) {
             (&[i], []) => Some(self.output_view(i)),
             ([], &[user]) => {
                 let data = &self.g.nodes[user];

@@ -38,8 +38,7 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
         return Ok(Some(if op == "Size" { Tensor::i64([], &[dims.iter().product::<usize>() as i64]) } else { shape(cx, &all)? }));
     }
     let small = |i: usize| -> Option<Ints> {
-        let v = cx.optional(i)?;
-        let t = cx.g.tensor(v).filter(|_| cx.small(v).is_none())?;
+        let t = cx.g.tensor(cx.optional(i)?)?;
         let scalar = t.ty.elem.scalar().filter(|s| !s.is_float())?;
         (t.ty.count() <= limits::SHAPE_ELEMENTS).then_some(())?;
         Some(Ints { dims: t.ty.dims.clone(), data: t.to_ints()?, scalar })
@@ -49,6 +48,9 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
     let misfit = || cx.err(Code::ShapeMismatch, "integer operands do not broadcast");
     if let Some(f) = function(cx, op)? {
         let [a, b] = &args[..] else { return Ok(None) };
+        if matches!(f, Binary::Div | Binary::Remainder | Binary::Modulo) && b.data.contains(&0) {
+            return Err(by_zero(cx));
+        }
         let result = zip(a, b, |x, y| plain::integer(f, a.scalar, x.into(), y.into()) as i64).ok_or_else(misfit)?;
         return Ok(Some(result.tensor()));
     }
@@ -101,6 +103,11 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
         return Err(cx.err(Code::LimitExceeded, format!("shape arithmetic on {} elements", result.data.len())));
     }
     Ok(Some(result.tensor()))
+}
+
+/// A constant divisor of integers holds 0.
+pub fn by_zero(cx: &NodeCx<'_>) -> Diagnostic {
+    cx.err(Code::BadGraph, "divides integers by a constant 0")
 }
 
 /// The function of two integers an operator is.

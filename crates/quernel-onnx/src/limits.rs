@@ -26,7 +26,7 @@ pub struct Limits {
     pub constant_bytes: usize,
     /// Bytes of constants that import makes from others, in a file without constants.
     pub made_bytes: usize,
-    /// Nodes of a graph, those of unrolled bodies once per round.
+    /// Nodes of a graph, those of unrolled bodies once per round; and nodes that they are composed of.
     pub nodes: usize,
     /// Rounds of an unrolled loop, steps of a recurrent operator.
     pub rounds: usize,
@@ -48,7 +48,7 @@ pub const SETTINGS: &[Row] = &[
     ("made-bytes", "bytes of constants that are made from others, beside 16 for every byte of constants in the file", |l| {
         &mut l.made_bytes
     }),
-    ("nodes", "nodes of a graph, those of unrolled bodies once per round", |l| &mut l.nodes),
+    ("nodes", "nodes of a graph, those of unrolled bodies once per round, and of what they are composed of", |l| &mut l.nodes),
     ("rounds", "rounds of an unrolled loop, steps of a recurrent operator", |l| &mut l.rounds),
 ];
 

@@ -47,7 +47,7 @@ impl Histogram {
     /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (a, b) in self.positive.iter_mut().zip(&other.positive).chain(self.negative.iter_mut().zip(&other.negative)) {
-            *a += b;
+            *a = a.saturating_add(*b);
         }
     }
 

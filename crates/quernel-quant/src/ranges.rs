@@ -46,11 +46,12 @@ impl Seen {
         }
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
-        self.runs += other.runs;
-        self.extremes.iter_mut().zip(other.extremes).for_each(|(a, b)| *a += b);
+        // Counts and sums of a file may be anything.
+        self.runs = self.runs.saturating_add(other.runs);
+        self.extremes.iter_mut().zip(other.extremes).for_each(|(a, b)| *a = a.saturating_add(b));
         self.histogram.merge(&other.histogram);
-        self.per_channel += other.per_channel;
-        self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
+        self.per_channel = self.per_channel.saturating_add(other.per_channel);
+        self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a = a.saturating_add(*b));
         Ok(())
     }
 }
@@ -96,7 +97,8 @@ impl Observed {
         }
         (seen.min, seen.max) = (seen.min.min(min), seen.max.max(max));
         seen.runs += 1;
-        seen.extremes.iter_mut().zip([min, max]).for_each(|(sum, x)| *sum += (f64::from(x) * scale) as i128);
+        // The largest f32 is beyond an i128 in these units.
+        seen.extremes.iter_mut().zip([min, max]).for_each(|(sum, x)| *sum = sum.saturating_add((f64::from(x) * scale) as i128));
         seen.per_channel += (data.len() / channels) as u64;
         Ok(())
     }
@@ -215,7 +217,7 @@ impl Ranges {
                 Some(mine) => mine.merge(seen).map_err(|e| bad(e).at(format!("tensor {name:?}")))?,
             }
         }
-        self.samples += other.samples;
+        self.samples = self.samples.saturating_add(other.samples);
         self.means = self.tensors.iter().map(|(name, seen)| (name.clone(), means(seen))).collect();
         Ok(self)
     }

@@ -10,6 +10,7 @@ pub fn add(cases: &mut Cases) {
     windows(cases);
     axes(cases);
     quantization(cases);
+    division(cases);
     operands(cases);
     elements(cases);
 }
@@ -143,6 +144,44 @@ fn quantization(cases: &mut Cases) {
     }
     for (name, sw, sy) in [("weight-scale-nan", f32::NAN, 0.2), ("result-scale-zero", 0.1, 0.0), ("weight-scale-negative", -0.1, 0.2)] {
         cases.add(Expect::Error, format!("qlinear-{name}"), conv(0, sw, sy));
+    }
+    // Stored integers of one type under a zero point, or a declaration, of the other.
+    for (name, x, zero, y, expect) in [
+        ("same", UINT8, UINT8, UINT8, Expect::Ok),
+        ("operand", INT8, UINT8, UINT8, Expect::Error),
+        ("zero-point", UINT8, INT8, INT8, Expect::Error),
+        ("result", UINT8, UINT8, INT8, Expect::Error),
+    ] {
+        let scales = vec![floats("s", &[], &[0.1]), raw("zx", zero, &[], vec![3]), raw("zy", zero, &[], vec![3])];
+        let nodes = vec![
+            node("DequantizeLinear", &["x", "s", "zx"], &["r"], vec![]),
+            node("Relu", &["r"], &["p"], vec![]),
+            node("QuantizeLinear", &["p", "s", "zy"], &["y"], vec![]),
+        ];
+        let all = graph(nodes, vec![typed("x", &[1, 8], x)], vec![typed("y", &[1, 8], y)], scales);
+        cases.add(expect, format!("stored-type-{name}"), model_of(all));
+    }
+}
+
+/// Integers divided by constants.
+fn division(cases: &mut Cases) {
+    for (name, op, by, expect) in [
+        ("div-7", "Div", 7, Expect::Ok),
+        ("div-0", "Div", 0, Expect::Error),
+        ("div-minus-1", "Div", -1, Expect::Either),
+        ("mod-0", "Mod", 0, Expect::Error),
+    ] {
+        let divided = node(op, &["x", "d"], &["y"], vec![]);
+        let all = graph(vec![divided], vec![typed("x", &[4], INT64)], vec![typed("y", &[4], INT64)], vec![long("d", by)]);
+        cases.add(expect, format!("integer-{name}"), model_of(all));
+        // Of two constants, on the way to a shape.
+        let nodes = vec![
+            node(op, &["a", "d"], &["q"], vec![]),
+            node("Concat", &["q", "rest"], &["s"], vec![int("axis", 0)]),
+            node("Reshape", &["x", "s"], &["y"], vec![]),
+        ];
+        let shape = net(&[2, 8], nodes, vec![longs("a", &[14]), long("d", by), longs("rest", &[-1])]);
+        cases.add(if name == "div-minus-1" { Expect::Error } else { expect }, format!("shape-{name}"), shape);
     }
 }
 

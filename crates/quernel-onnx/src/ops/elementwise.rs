@@ -1,7 +1,10 @@
 //! Functions of one and of two elements.
 
-use crate::node::{Built, NodeCx};
-use quernel_ir::{Binary, Code, Diagnostic, Op, Scalar, Unary, Value};
+use crate::{
+    integers,
+    node::{Built, NodeCx},
+};
+use quernel_ir::{Binary, Code, Diagnostic, Op, Scalar, Tensor, Unary, Value};
 
 fn unary(cx: &mut NodeCx<'_>, f: Unary) -> Built {
     cx.arity(1, 1)?;
@@ -158,6 +161,15 @@ fn binary(cx: &mut NodeCx<'_>, f: Binary) -> Built {
     Ok(vec![cx.push(Op::Binary(f), &[a, b])?])
 }
 
+/// Integers are not divided by a constant that holds 0. One that is computed gives 0 where it is 0.
+fn divisor(cx: &NodeCx<'_>) -> Result<(), Diagnostic> {
+    let constant = cx.optional(1).and_then(|b| cx.g.tensor(b)).filter(|_| integer(cx).is_some());
+    match constant.and_then(Tensor::to_ints) {
+        Some(all) if all.contains(&0) => Err(integers::by_zero(cx)),
+        _ => Ok(()),
+    }
+}
+
 pub fn add(cx: &mut NodeCx<'_>) -> Built {
     binary(cx, Binary::Add)
 }
@@ -168,10 +180,12 @@ pub fn mul(cx: &mut NodeCx<'_>) -> Built {
     binary(cx, Binary::Mul)
 }
 pub fn div(cx: &mut NodeCx<'_>) -> Built {
+    divisor(cx)?;
     binary(cx, Binary::Div)
 }
 /// The remainder of a division: truncating with `fmod`, else rounding down.
 pub fn modulo(cx: &mut NodeCx<'_>) -> Built {
+    divisor(cx)?;
     let truncates = cx.flag("fmod", false)?;
     binary(cx, if truncates { Binary::Remainder } else { Binary::Modulo })
 }

@@ -4,9 +4,7 @@
 //! quantize; `push-requantize` makes one integer operator of the three. Where an operator reads integers under another
 //! scale than they were stored with, or under one that is computed, the arithmetic is spelled out in floats.
 
-use super::small_floats;
 use crate::{
-    narrow::Narrow,
     node::{Built, NodeCx},
     tensor,
 };
@@ -37,10 +35,7 @@ impl Params {
 pub(super) fn storage(cx: &NodeCx<'_>, v: Value) -> Option<Storage> {
     match &cx.g.ty(v).elem {
         Elem::Quant(q) => Some(q.storage()),
-        _ if cx.stored.types.contains_key(&v) => match cx.stored.types.get(&v) {
-            Some(Narrow::Integer(storage)) => Some(*storage),
-            _ => None,
-        },
+        _ if cx.stored.types.contains_key(&v) => cx.stored.types.get(&v).copied(),
         Elem::Scalar(Scalar::U8) => Some(Storage::U8),
         Elem::Scalar(Scalar::I8) => Some(Storage::I8),
         Elem::Scalar(Scalar::U16) => Storage::new(16, false),
@@ -126,9 +121,6 @@ pub(super) fn round(cx: &mut NodeCx<'_>, x: Value, elem: Elem) -> Result<Value, 
 pub fn quantize(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(2, 3)?;
     let x = cx.arg(0)?;
-    if let Some(s) = small_floats::result(cx)? {
-        return small_floats::quantize(cx, s);
-    }
     if !is_constant(cx, 1) || !is_constant(cx, 2) {
         let (scale, zero) = (cx.arg(1)?, cx.optional(2));
         return Ok(vec![quantize_computed(cx, x, scale, zero)?]);
@@ -169,13 +161,11 @@ fn stored(cx: &mut NodeCx<'_>, x: Value, dims: Vec<usize>, codes: Vec<i64>, stor
     };
     let name = cx.g.values[x].name.clone();
     let v = cx.g.constant(name, Tensor::from_ints(TensorTy::new(dims, scalar), codes));
-    if storage.bits() < 8 {
-        cx.stored.types.insert(v, Narrow::Integer(storage));
-    }
+    cx.stored.types.insert(v, storage);
     v
 }
 
-pub(super) fn block_size(cx: &NodeCx<'_>) -> Result<Option<usize>, Diagnostic> {
+fn block_size(cx: &NodeCx<'_>) -> Result<Option<usize>, Diagnostic> {
     match cx.int("block_size")?.unwrap_or(0) {
         0 => Ok(None),
         b => usize::try_from(b).map(Some).map_err(|_| cx.bad_attribute(format!("`block_size` is {b}"))),
@@ -343,9 +333,6 @@ pub fn dequantize(cx: &mut NodeCx<'_>) -> Built {
         return Err(cx.bad_attribute(format!("`output_dtype` is {t}")));
     }
     let x = cx.arg(0)?;
-    if let Some(s) = cx.small(x) {
-        return small_floats::dequantize(cx, s);
-    }
     if !is_constant(cx, 1) || !is_constant(cx, 2) {
         let (scale, zero) = (cx.arg(1)?, cx.optional(2));
         let mut y = raw(cx, x)?;
@@ -362,12 +349,21 @@ pub fn dequantize(cx: &mut NodeCx<'_>) -> Built {
     Ok(vec![reals(cx, x, p, axis, block)?])
 }
 
+/// Integers and their zero point have one type.
+fn same_storage(cx: &NodeCx<'_>, own: Storage, zero: Option<Storage>) -> Result<(), Diagnostic> {
+    match zero {
+        Some(zero) if zero != own => Err(cx.err(Code::BadGraph, format!("the zero point is a {zero}, and the integers are {own}"))),
+        _ => Ok(()),
+    }
+}
+
 /// The numbers that stored integers mean under `p`.
 pub(super) fn reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block: Option<usize>) -> Result<Value, Diagnostic> {
     if cx.g.ty(x).elem.quant().is_none() {
         return match (p.one(), storage(cx, x).filter(|s| s.bits() < 32)) {
             // Integers that were computed, or came in.
             (Some(one), Some(storage)) if cx.g.tensor(x).is_none() => {
+                same_storage(cx, storage, p.storage)?;
                 let elem = per_tensor(cx, storage, one)?;
                 let q = cx.push_as(Op::Bitcast, &[x], elem)?;
                 cx.push_as(Op::Dequantize, &[q], Elem::F32)
@@ -375,10 +371,8 @@ pub(super) fn reals(cx: &mut NodeCx<'_>, x: Value, p: Params, axis: usize, block
             _ => constant_reals(cx, x, p, axis, block),
         };
     }
-    if let (Some((own, ..)), Some(named)) = (tensor_params(cx, x), p.storage)
-        && own != named
-    {
-        return Err(cx.err(Code::BadGraph, format!("the zero point is a {named}, and the integers are {own}")));
+    if let Some((own, ..)) = tensor_params(cx, x) {
+        same_storage(cx, own, p.storage)?;
     }
     if let (Some((_, scale, zero)), Some((s, z))) = (tensor_params(cx, x), p.one()) {
         if scale.to_bits() == s.to_bits() && i64::from(zero) == z {

@@ -4,6 +4,7 @@
 use crate::{
     limits,
     node::{Built, NodeCx},
+    tensor,
 };
 use quernel_ir::{Act, Code, Diagnostic, Multiplier, Op, Value};
 
@@ -188,6 +189,10 @@ fn by_sizes(cx: &NodeCx<'_>, dims: &[usize], axes: &[usize], sizes: &[i64]) -> R
 }
 
 fn apply(cx: &mut NodeCx<'_>, x: Value, changed: &[Axis], filter: Filter) -> Built {
+    // Before any row is computed.
+    let mut dims = cx.dims(x);
+    changed.iter().for_each(|a| dims[a.axis] = a.to);
+    tensor::count(&dims).map_err(|d| d.at(cx.label))?;
     let mut y = x;
     for a in changed {
         if a.from == a.to && a.scale == 1.0 && a.region == (0.0, 1.0) {
@@ -196,10 +201,9 @@ fn apply(cx: &mut NodeCx<'_>, x: Value, changed: &[Axis], filter: Filter) -> Bui
         if filter.antialias {
             matrix_size(cx, a)?;
         }
-        let taps: Vec<Option<Vec<(usize, f64)>>> = (0..a.to).map(|i| row(a, i, filter)).collect();
-        y = match repetition(&taps, a) {
+        y = match repetition(a, filter) {
             Some(factor) => repeat(cx, y, a.axis, factor)?,
-            None => product(cx, y, a, &taps, filter.beyond)?,
+            None => product(cx, y, a, filter)?,
         };
     }
     Ok(vec![y])
@@ -293,11 +297,11 @@ fn row(a: &Axis, i: usize, f: Filter) -> Option<Vec<(usize, f64)>> {
 }
 
 /// The factor, when every element is repeated that often.
-fn repetition(taps: &[Option<Vec<(usize, f64)>>], a: &Axis) -> Option<usize> {
+fn repetition(a: &Axis, f: Filter) -> Option<usize> {
     let factor = a.to / a.from;
     let whole = a.to == a.from * factor && factor > 0;
-    let plain = taps.iter().enumerate().all(|(i, t)| matches!(t.as_deref(), Some(&[(at, 1.0)]) if at == i / factor.max(1)));
-    (whole && plain).then_some(factor)
+    let plain = |i: usize| matches!(row(a, i, f).as_deref(), Some(&[(at, 1.0)]) if at == i / factor);
+    (whole && (0..a.to).all(plain)).then_some(factor)
 }
 
 fn repeat(cx: &mut NodeCx<'_>, x: Value, axis: usize, factor: usize) -> Result<Value, Diagnostic> {
@@ -312,11 +316,12 @@ fn repeat(cx: &mut NodeCx<'_>, x: Value, axis: usize, factor: usize) -> Result<V
 }
 
 /// `y[.., i, ..] = sum_k M[i, k] x[.., k, ..]` as a layer over the axis, which is brought to the end and back.
-fn product(cx: &mut NodeCx<'_>, x: Value, a: &Axis, taps: &[Option<Vec<(usize, f64)>>], beyond: f32) -> Result<Value, Diagnostic> {
+fn product(cx: &mut NodeCx<'_>, x: Value, a: &Axis, f: Filter) -> Result<Value, Diagnostic> {
     if !cx.g.ty(x).elem.is_f32() {
         return Err(cx.err(Code::UnsupportedType, "the operand has to be float"));
     }
     let mut matrix = vec![0f64; matrix_size(cx, a)?];
+    let taps: Vec<Option<Vec<(usize, f64)>>> = (0..a.to).map(|i| row(a, i, f)).collect();
     for (i, taps) in taps.iter().enumerate() {
         for &(at, w) in taps.iter().flatten() {
             matrix[i * a.from + at] += w;
@@ -331,8 +336,8 @@ fn product(cx: &mut NodeCx<'_>, x: Value, a: &Axis, taps: &[Option<Vec<(usize, f
     back.insert(a.axis, rank - 1);
     let moved = cx.transpose(x, &perm)?;
     let mut args = vec![moved, w];
-    if beyond != 0.0 && taps.iter().any(Option::is_none) {
-        let outside: Vec<f32> = taps.iter().map(|t| if t.is_none() { beyond } else { 0.0 }).collect();
+    if f.beyond != 0.0 && taps.iter().any(Option::is_none) {
+        let outside: Vec<f32> = taps.iter().map(|t| if t.is_none() { f.beyond } else { 0.0 }).collect();
         args.push(cx.table("beyond", vec![a.to], &outside)?);
     }
     let resized = cx.push(Op::Dense { act: Act::None, residual: false, multiplier: Multiplier::F64 }, &args)?;
