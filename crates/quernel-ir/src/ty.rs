@@ -155,6 +155,16 @@ impl Storage {
             _ => None,
         }
     }
+    /// The plain type that holds an element in memory, with its sign extended.
+    pub fn held(self) -> Scalar {
+        match (self.bytes(), self.signed) {
+            (1, false) => Scalar::U8,
+            (1, true) => Scalar::I8,
+            (2, false) => Scalar::U16,
+            (2, true) => Scalar::I16,
+            _ => Scalar::I32,
+        }
+    }
     /// Bytes of one element in memory (constants of the graph are not bit-packed; lowering packs).
     pub fn bytes(self) -> usize {
         match self.bits {

@@ -216,12 +216,12 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
         }
         Op::Requantize => check(per_tensor(args[0]) && per_tensor(result)),
         Op::Cast => check(plain.is_some() && result.elem.quant().is_none()),
-        // Between plain types, and between a quantized type of one scale and its stored integers.
+        // Between plain types, and between a quantized type of one scale and its stored integers; plain bytes may be no integers
+        // of fewer bits.
         Op::Bitcast => check(match (&args[0].elem, &result.elem) {
             (Elem::Scalar(a), Elem::Scalar(b)) => a.bytes() == b.bytes(),
-            (Elem::Quant(q), Elem::Scalar(s)) | (Elem::Scalar(s), Elem::Quant(q)) => {
-                q.tensor_params().is_some() && q.storage().bits() < 32 && q.storage().scalar() == Some(*s)
-            }
+            (Elem::Quant(q), Elem::Scalar(s)) => q.tensor_params().is_some() && q.storage().bits() < 32 && q.storage().held() == *s,
+            (Elem::Scalar(s), Elem::Quant(q)) => q.tensor_params().is_some() && q.storage().bits() < 32 && q.storage().scalar() == Some(*s),
             _ => false,
         }),
         // Other numbers have no order here yet.

@@ -131,28 +131,31 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Refuses empty and absurdly large tensors.
+    /// Refuses absurdly large tensors, and those without elements but for inputs and outputs of the graph, where nothing is read
+    /// or written.
     pub fn check_sizes(&self, needed: &[Node]) -> Vec<Diagnostic> {
         let mut faults = Vec::new();
-        let mut check = |v: Value, place: String| {
+        let mut check = |v: Value, place: String, inside: bool| {
             let ty = self.g.ty(v);
             let bytes = ty.dims.iter().try_fold(ty.elem.bytes(), |a, d| a.checked_mul(*d));
-            if bytes == Some(0) || ty.dims.contains(&0) {
-                faults.push(Diagnostic::new(Code::UnsupportedForm, format!("a tensor of type {ty} has no elements")).at(place));
+            if ty.dims.contains(&0) {
+                if inside {
+                    faults.push(Diagnostic::new(Code::UnsupportedForm, format!("a tensor of type {ty} has no elements")).at(place));
+                }
             } else if bytes.is_none_or(|b| b > MAX_BYTES) {
                 faults.push(Diagnostic::new(Code::LimitExceeded, format!("a tensor of type {ty} is too large")).at(place));
             }
         };
         for &v in &self.g.inputs {
-            check(v, format!("input {:?}", self.g.values[v].name));
+            check(v, format!("input {:?}", self.g.values[v].name), false);
         }
         for (name, v) in &self.g.outputs {
-            check(*v, format!("output {name:?}"));
+            check(*v, format!("output {name:?}"), false);
         }
         for &n in needed {
             let data = &self.g.nodes[n];
             for &v in data.args.iter().chain(&data.results) {
-                check(v, format!("node {:?} ({})", self.g.describe(n), data.op.mnemonic()));
+                check(v, format!("node {:?} ({})", self.g.describe(n), data.op.mnemonic()), true);
             }
         }
         faults.dedup();

@@ -153,6 +153,9 @@ impl Build<'_> {
     fn outputs(&mut self) {
         self.origin = Default::default();
         for (i, &(_, v)) in self.g.outputs.iter().enumerate() {
+            if self.g.ty(v).dims.contains(&0) {
+                continue;
+            }
             let to = self.output_view(i);
             if self.places.get(&v).is_some_and(|p| p[0].buf == to.buf) {
                 continue;

@@ -5,9 +5,11 @@ mod scopes;
 use crate::{
     Imported, NEWEST_OPSET, OLDEST_OPSET, Options,
     generated::{
-        FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Extent,
+        FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
+        tensor_shape_proto::dimension::Value as Extent,
     },
-    integers, limits,
+    integers, legacy, limits,
+    narrow::Narrow,
     node::{NodeCx, Stored},
     ops::{self, Operator},
     precision, tensor,
@@ -95,10 +97,14 @@ fn is_default_domain(domain: Option<&str>) -> bool {
 
 fn opset(model: &ModelProto) -> Result<i64, Diagnostic> {
     let mut versions = model.opset_import.iter().filter(|o| is_default_domain(o.domain.as_deref())).map(|o| o.version.unwrap_or(0));
-    let version = versions.next().ok_or_else(|| {
-        Diagnostic::new(Code::BadGraph, "the model does not say which version of the operator set it uses")
-            .help("export it again, or set `opset_import`")
-    })?;
+    let Some(version) = versions.next() else {
+        let uses = |g: &GraphProto| g.node.iter().any(|n| is_default_domain(n.domain.as_deref()));
+        if !model.opset_import.is_empty() && model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && !uses(g)) {
+            return Ok(NEWEST_OPSET);
+        }
+        return Err(Diagnostic::new(Code::BadGraph, "the model does not say which version of the operator set it uses")
+            .help("export it again, or set `opset_import`"));
+    };
     if versions.any(|v| v != version) {
         return Err(Diagnostic::new(Code::BadGraph, "the model names two versions of the default operator set"));
     }
@@ -202,8 +208,8 @@ impl<'a> Importer<'a> {
                 Ok(t) => {
                     let v = self.graph.constant(name, t);
                     self.scope.env.insert(name.into(), v);
-                    if let Some(storage) = tensor::narrow_storage(initializer) {
-                        self.stored.types.insert(v, storage);
+                    if let Some(narrow) = tensor::narrow_type(initializer) {
+                        self.stored.types.insert(v, narrow);
                     }
                 }
                 Err(d) => {
@@ -240,8 +246,16 @@ impl<'a> Importer<'a> {
                 Some(numbers) => self.pinned_input(input, numbers).map(|t| self.graph.constant(name, t)),
                 None => self.input_type(input).map(|ty| self.graph.input(name, ty)),
             };
+            // Whatever reads an input without elements reads a constant.
+            let made = made.map(|v| match self.graph.ty(v).clone() {
+                ty if ty.dims.contains(&0) => self.graph.constant(name, Tensor::new(ty, Vec::new()).expect("no elements, no bytes")),
+                _ => v,
+            });
             match made {
                 Ok(v) => {
+                    if let Some(narrow) = declared_narrow(input) {
+                        self.stored.types.insert(v, narrow);
+                    }
                     self.scope.env.insert(name.into(), v);
                 }
                 Err(d) => {
@@ -280,18 +294,18 @@ impl<'a> Importer<'a> {
 
     fn input_type(&self, input: &ValueInfoProto) -> Result<TensorTy, Diagnostic> {
         let ty = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
-        let ty = ty.ok_or_else(|| Diagnostic::new(Code::UnsupportedType, "is not declared as a tensor"))?;
+        let outside =
+            || Diagnostic::new(Code::UnsupportedType, "is not declared as a tensor; sequences, maps and optional values are out of scope");
+        let ty = ty.ok_or_else(outside)?;
         let elem = ty.elem_type.unwrap_or(0);
-        let scalar = tensor::scalar(elem)
-            .ok_or_else(|| Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}", tensor::type_name(elem))))?;
+        if elem == DataType::String as i32 {
+            return Err(Diagnostic::new(Code::UnsupportedType, "has elements of type string; texts are out of scope"));
+        }
+        let scalar = tensor::scalar(elem).or_else(|| Narrow::of(elem).map(Narrow::scalar));
+        let scalar =
+            scalar.ok_or_else(|| Diagnostic::new(Code::UnsupportedType, format!("has elements of type {}", tensor::type_name(elem))))?;
         let dims = self.input_dims(input)?;
         tensor::within(&dims, self.options)?;
-        if dims.contains(&0) {
-            return Err(Diagnostic::new(
-                Code::UnsupportedForm,
-                format!("has dimensions {dims:?}; tensors without elements are not supported"),
-            ));
-        }
         Ok(TensorTy::new(dims, scalar))
     }
 
@@ -378,11 +392,14 @@ impl<'a> Importer<'a> {
                 continue;
             }
             let (op, domain) = (node.op_type.as_deref().unwrap_or_default(), node.domain.as_deref().unwrap_or_default());
-            let message = if is_default_domain(Some(domain)) {
+            let mut message = if is_default_domain(Some(domain)) {
                 format!("the operator {op} is not supported")
             } else {
                 format!("the operator {op} of domain {domain:?} is not supported")
             };
+            if let Some(why) = ops::out_of_scope(domain, op) {
+                message = format!("{message}: {why}");
+            }
             self.found.push(Diagnostic::new(Code::UnsupportedOperator, message).at(label(index, node, self.opset)));
             self.poison(node);
         }
@@ -486,23 +503,25 @@ impl<'a> Importer<'a> {
         inputs: Vec<Option<Value>>,
         index: usize,
     ) -> Result<Vec<Value>, Option<Diagnostic>> {
-        let mut cx = self.context(label, node, inputs, index);
-        cx.only(operator.attributes)?;
-        if let Some(tensor) = integers::evaluate(&cx, operator.name)? {
-            let name = node.output.first().cloned().unwrap_or_default();
-            return Ok(vec![cx.g.constant(name, tensor)]);
+        let old = self.opset < legacy::UNDERSTOOD && is_default_domain(node.domain.as_deref());
+        let modern = old.then(|| legacy::modern(node, self.opset));
+        let mut cx = self.context(label, modern.as_ref().unwrap_or(node), inputs, index);
+        let known: Vec<&str> =
+            operator.attributes.iter().chain(if old { legacy::attributes(operator.name) } else { &[] }).copied().collect();
+        cx.only(&known)?;
+        if old {
+            legacy::adapt(&mut cx, operator.name)?;
         }
-        // Other operators read stored integers without their scale.
-        for i in 0..cx.inputs.len() {
-            let stored = cx.inputs[i].and_then(|v| cx.g.ty(v).elem.quant().map(|q| (v, q.storage())));
-            if let Some((v, storage)) = stored.filter(|_| !operator.takes_integers()) {
-                let unsupported =
-                    || Some(cx.err(Code::UnsupportedType, format!("computes on stored integers ({storage}) without their scale")));
-                let scalar = storage.scalar().ok_or_else(unsupported)?;
-                cx.inputs[i] = Some(cx.push_as(Op::Bitcast, &[v], scalar.into()).map_err(Some)?);
-            }
+        let narrow = cx.optional(0).and_then(|v| cx.stored.types.get(&v).copied());
+        if let Some(s) = (0..cx.inputs.len()).find_map(|i| cx.small(cx.optional(i)?)).filter(|_| !operator.takes_codes()) {
+            let message = format!("computes on {}, which is only cast, moved and scaled", s.name());
+            return Err(Some(cx.err(Code::UnsupportedType, message)));
         }
-        precision::build(&mut cx, operator).map_err(Some)
+        let built = built(&mut cx, operator)?;
+        if let Some(narrow) = narrow.filter(|_| operator.moves()) {
+            cx.stored.types.extend(built.iter().map(|v| (*v, narrow)));
+        }
+        Ok(built)
     }
 
     fn outputs(&mut self, proto: &GraphProto) {
@@ -523,14 +542,17 @@ impl<'a> Importer<'a> {
                 }
                 continue;
             };
+            let v = self.plain_output(name, v);
             let computed = self.graph.ty(v).clone();
             let declared = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.elem_type).unwrap_or(0);
             let supported = match &computed.elem {
                 Elem::Scalar(_) => true,
                 Elem::Quant(q) => q.storage().bits() == 8 && q.tensor_params().is_some(),
             };
+            let narrow = self.stored.types.get(&v).copied();
             let agree = match &computed.elem {
                 _ if declared == 0 => true,
+                Elem::Scalar(_) if narrow.is_some() => Narrow::of(declared) == narrow,
                 Elem::Scalar(s) => tensor::scalar(declared) == Some(*s),
                 Elem::Quant(q) => tensor::integer_storage(declared) == Some(q.storage()),
             };
@@ -569,6 +591,20 @@ impl<'a> Importer<'a> {
         }
     }
 
+    /// Stored integers of other than 8 bits as plain ones.
+    fn plain_output(&mut self, name: &str, v: Value) -> Value {
+        let ty = self.graph.ty(v).clone();
+        let Some(storage) = ty.elem.quant().filter(|q| q.tensor_params().is_some()).map(|q| q.storage()) else { return v };
+        if storage.bits() == 8 || storage.bits() == 32 {
+            return v;
+        }
+        let y = self.graph.push(Op::Bitcast, &[v], ty.with_elem(storage.held()), Origin::new(name.to_owned()));
+        if storage.bits() < 8 {
+            self.stored.types.insert(y, Narrow::Integer(storage));
+        }
+        y
+    }
+
     /// What the file says of the types of tensors in between.
     fn declared_types(&mut self, proto: &GraphProto) {
         for info in &proto.value_info {
@@ -576,6 +612,7 @@ impl<'a> Importer<'a> {
             let elem = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.elem_type).unwrap_or(0);
             let Some(&v) = self.scope.env.get(name).filter(|_| elem != 0) else { continue };
             if let Elem::Scalar(own) = self.graph.ty(v).elem
+                && !self.stored.types.get(&v).is_some_and(|n| Narrow::of(elem) == Some(*n))
                 && tensor::scalar(elem).is_none_or(|declared| declared != own)
             {
                 let message = format!("is declared as {}, computed {}", tensor::type_name(elem), own.name());
@@ -606,6 +643,27 @@ impl<'a> Importer<'a> {
             }
         }
     }
+}
+
+/// The narrow type an input is declared with.
+fn declared_narrow(input: &ValueInfoProto) -> Option<Narrow> {
+    Narrow::of(input.r#type.as_ref()?.tensor_type.as_ref()?.elem_type?)
+}
+
+/// Results of a node whose attributes were checked.
+fn built(cx: &mut NodeCx<'_>, operator: &Operator) -> Result<Vec<Value>, Option<Diagnostic>> {
+    if let Some(tensor) = integers::evaluate(cx, operator.name)? {
+        let name = cx.proto.output.first().cloned().unwrap_or_default();
+        return Ok(vec![cx.g.constant(name, tensor)]);
+    }
+    // Other operators read stored integers without their scale.
+    for i in 0..cx.inputs.len() {
+        let stored = cx.inputs[i].and_then(|v| cx.g.ty(v).elem.quant().map(|q| (v, q.storage())));
+        if let Some((v, storage)) = stored.filter(|_| !operator.takes_integers()) {
+            cx.inputs[i] = Some(cx.push_as(Op::Bitcast, &[v], storage.held().into()).map_err(Some)?);
+        }
+    }
+    precision::build(cx, operator).map_err(Some)
 }
 
 /// Whether the operator set of the model does not have the operator yet.

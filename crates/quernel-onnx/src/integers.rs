@@ -38,7 +38,8 @@ pub fn evaluate(cx: &NodeCx<'_>, op: &str) -> Result<Option<Tensor>, Diagnostic>
         return Ok(Some(if op == "Size" { Tensor::i64([], &[dims.iter().product::<usize>() as i64]) } else { shape(cx, &all)? }));
     }
     let small = |i: usize| -> Option<Ints> {
-        let t = cx.g.tensor(cx.optional(i)?)?;
+        let v = cx.optional(i)?;
+        let t = cx.g.tensor(v).filter(|_| cx.small(v).is_none())?;
         let scalar = t.ty.elem.scalar().filter(|s| !s.is_float())?;
         (t.ty.count() <= limits::SHAPE_ELEMENTS).then_some(())?;
         Some(Ints { dims: t.ty.dims.clone(), data: t.to_ints()?, scalar })

@@ -2,12 +2,13 @@
 //! behind them.
 
 use crate::limits;
-use quernel_ir::{Elem, Op, Tensor, TensorTy, plain};
+use quernel_ir::{Elem, Op, Scalar, Tensor, TensorTy, exact, float, plain};
 
 /// Most floats that are moved here: bounds and scales, not weights, which passes fold.
 const FLOATS: usize = 16;
 
-/// The result of a move or a cast of constants, if it is a small one.
+/// The result of a move or a cast of constants, if it is a small one, or of a function of single floats: trip counts and
+/// extents are computed with them.
 pub fn moved(op: &Op, args: &[&Tensor], ty: &TensorTy) -> Option<Tensor> {
     let (Elem::Scalar(from), Elem::Scalar(to)) = (&args.first()?.ty.elem, &ty.elem) else { return None };
     if ty.count() > if to.is_float() { FLOATS } else { limits::SHAPE_ELEMENTS } {
@@ -38,9 +39,15 @@ pub fn moved(op: &Op, args: &[&Tensor], ty: &TensorTy) -> Option<Tensor> {
             };
             (0..ty.count()).flat_map(element).collect()
         }
+        Op::Unary(f) if single(args) => float::unary(*f, x.to_f32()?[0]).to_le_bytes().to_vec(),
+        Op::Binary(f) if single(args) => exact::binary(*f, x.to_f32()?[0], args[1].to_f32()?[0]).to_le_bytes().to_vec(),
         _ => return None,
     };
     Tensor::new(ty.clone(), bytes).ok()
+}
+
+fn single(args: &[&Tensor]) -> bool {
+    args.iter().all(|t| t.ty.count() == 1 && t.ty.elem == Scalar::F32.into())
 }
 
 #[cfg(test)]
@@ -51,7 +58,7 @@ mod tests {
     fn moves_are_those_of_the_operators() {
         let x = Tensor::i64([2, 3], &[0, 1, 2, 3, 4, 5]);
         let ints = |op: &Op, args: &[&Tensor], dims: &[usize]| {
-            moved(op, args, &TensorTy::new(dims, quernel_ir::Scalar::I64)).and_then(|t| t.to_ints()).expect("a small move")
+            moved(op, args, &TensorTy::new(dims, Scalar::I64)).and_then(|t| t.to_ints()).expect("a small move")
         };
         let slice = Op::Slice { start: vec![1, 2], step: vec![-1, -2], len: vec![2, 2] };
         assert_eq!(ints(&slice, &[&x], &[2, 2]), [5, 3, 2, 0]);

@@ -6,6 +6,9 @@
 //!                              |-- import/scopes.rs  functions, conditions, loops
 //!                              |-- integers.rs shape arithmetic, evaluated here
 //!                              |-- precision.rs    floats of other widths than f32
+//!                              |-- narrow.rs       floats of 8 and 4 bits, integers of 4 and 2
+//!                              |-- empty.rs        tensors without elements
+//!                              |-- legacy.rs       forms before operator set 7
 //!                              `-- ops/        one builder per operator
 //! ```
 //!
@@ -18,6 +21,7 @@
 //! the types of later operators depend on it.
 
 mod compose;
+mod empty;
 mod export;
 #[rustfmt::skip]
 #[allow(missing_docs)]
@@ -25,7 +29,9 @@ mod generated;
 mod import;
 mod integers;
 mod known;
+mod legacy;
 pub mod limits;
+mod narrow;
 mod node;
 mod ops;
 mod precision;
@@ -70,7 +76,7 @@ pub struct Imported {
 }
 
 /// Oldest operator set that is understood.
-pub const OLDEST_OPSET: i64 = 7;
+pub const OLDEST_OPSET: i64 = 1;
 /// Newest operator set that is understood.
 pub const NEWEST_OPSET: i64 = 28;
 

@@ -1,13 +1,13 @@
 //! What a builder of an operator sees of its node: operands, attributes, and ways to add IR nodes.
 
 use crate::{
-    Options,
+    Options, empty,
     generated::{AttributeProto, NodeProto},
-    known, limits, tensor,
+    known, limits,
+    narrow::{Narrow, Small},
+    tensor,
 };
-use quernel_ir::{
-    Code, Diagnostic, Elem, Graph, Op, Origin, Scalar, Storage, Tensor, TensorTy, Value, diag::Remark, infer, plain::Number, verify,
-};
+use quernel_ir::{Code, Diagnostic, Elem, Graph, Op, Origin, Scalar, Tensor, TensorTy, Value, diag::Remark, infer, plain::Number, verify};
 use std::collections::BTreeMap;
 
 /// A node in the course of import.
@@ -30,8 +30,8 @@ pub struct NodeCx<'a> {
 /// What import keeps about integer tensors beside the graph.
 #[derive(Debug, Default)]
 pub(crate) struct Stored {
-    /// Element types in the file that are narrower than what holds them.
-    pub types: BTreeMap<Value, Storage>,
+    /// Element types that the IR does not have.
+    pub types: BTreeMap<Value, Narrow>,
     /// The f32 behind a float of another width.
     pub wide: BTreeMap<Value, Value>,
     /// Bytes of constants of the file.
@@ -66,9 +66,16 @@ impl NodeCx<'_> {
         }
         Err(self.err(Code::LimitExceeded, format!("constants made from others take more than {most} bytes")))
     }
-    /// The integer storage of a tensor attribute, where its element type is narrower than what holds it.
-    pub fn narrow(&self, name: &str) -> Option<Storage> {
-        tensor::narrow_storage(self.attribute(name)?.t.as_ref()?)
+    /// The element type of a tensor attribute, where the IR does not have it.
+    pub fn narrow(&self, name: &str) -> Option<Narrow> {
+        tensor::narrow_type(self.attribute(name)?.t.as_ref()?)
+    }
+    /// The type of the floats whose codes the value holds.
+    pub fn small(&self, v: Value) -> Option<Small> {
+        match self.stored.types.get(&v) {
+            Some(Narrow::Float(s)) => Some(*s),
+            _ => None,
+        }
     }
 
     /// Checks the number of operands.
@@ -234,6 +241,10 @@ impl NodeCx<'_> {
         tensor::within(&dims, self.options).map_err(|d| d.at(self.label))?;
         let ty = TensorTy::new(dims, elem);
         verify::elements(&op, &types, &ty).map_err(|e| self.err(Code::UnsupportedType, e))?;
+        if let Some(made) = empty::evaluate(&op, &types, &ty) {
+            self.take_bytes(ty.bytes())?;
+            return Ok(self.g.constant("", made));
+        }
         let constants: Option<Vec<&Tensor>> = args.iter().map(|&a| self.g.tensor(a)).collect();
         if let Some(made) = constants.and_then(|c| known::moved(&op, &c, &ty)) {
             let name = self.g.values[args[0]].name.clone();

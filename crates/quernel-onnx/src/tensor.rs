@@ -4,6 +4,7 @@ use crate::{
     Options,
     generated::{GraphProto, TensorProto, tensor_proto::DataType},
     limits,
+    narrow::Narrow,
 };
 use quernel_ir::{Code, Diagnostic, Scalar, Storage, Tensor, TensorTy};
 use std::{
@@ -49,9 +50,9 @@ pub fn integer_storage(data_type: i32) -> Option<Storage> {
     Storage::new(bits, signed)
 }
 
-/// Integer storage of a tensor whose elements are held in a wider scalar.
-pub fn narrow_storage(proto: &TensorProto) -> Option<Storage> {
-    integer_storage(proto.data_type.unwrap_or(0)).filter(|s| s.bits() < 8)
+/// The element type of a tensor, where the IR holds its elements in bytes.
+pub fn narrow_type(proto: &TensorProto) -> Option<Narrow> {
+    Narrow::of(proto.data_type.unwrap_or(0))
 }
 
 /// The name ONNX gives an element type.
@@ -106,15 +107,12 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
     if proto.segment.is_some() {
         return Err(unsupported("is stored in segments".into()));
     }
-    let packed = match data_type {
-        DataType::Int4 | DataType::Int2 => Some(Scalar::I8),
-        DataType::Uint4 | DataType::Uint2 => Some(Scalar::U8),
-        _ => None,
-    };
-    let scalar = scalar(raw_type).or(packed).ok_or_else(|| unsupported(format!("has elements of type {}", type_name(raw_type))))?;
+    let packed = Narrow::of(raw_type);
+    let scalar = scalar(raw_type).or(packed.map(Narrow::scalar));
+    let scalar = scalar.ok_or_else(|| unsupported(format!("has elements of type {}", type_name(raw_type))))?;
     // Two 4-bit elements share a byte, and four of 2 bits.
-    let share = if matches!(data_type, DataType::Int2 | DataType::Uint2) { 4 } else { 2 };
-    let (entries, size) = if packed.is_some() { (n.div_ceil(share), n.div_ceil(share)) } else { (n, n * width(data_type)) };
+    let entries = packed.map_or(n, |p| n.div_ceil(8 / p.bits()));
+    let size = entries * width(data_type);
     let filled = [
         (!proto.float_data.is_empty(), matches!(data_type, DataType::Float)),
         (
@@ -133,6 +131,12 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
                     | DataType::Uint4
                     | DataType::Int2
                     | DataType::Uint2
+                    | DataType::Float8e4m3fn
+                    | DataType::Float8e4m3fnuz
+                    | DataType::Float8e5m2
+                    | DataType::Float8e5m2fnuz
+                    | DataType::Float8e8m0
+                    | DataType::Float4e2m1
             ),
         ),
         (!proto.int64_data.is_empty(), matches!(data_type, DataType::Int64)),
@@ -186,20 +190,12 @@ pub fn read(proto: &TensorProto, options: &Options) -> Result<Tensor, Diagnostic
         expect(raw.len(), "bytes", size)?;
         raw.to_vec()
     };
-    let bytes: Vec<u8> = match data_type {
-        // The low half first.
-        DataType::Int4 => raw.iter().flat_map(|b| [((b << 4) as i8 >> 4) as u8, (*b as i8 >> 4) as u8]).take(n).collect(),
-        DataType::Uint4 => raw.iter().flat_map(|b| [b & 15, b >> 4]).take(n).collect(),
-        DataType::Int2 => raw.iter().flat_map(|b| [6, 4, 2, 0].map(|up| ((b << up) as i8 >> 6) as u8)).take(n).collect(),
-        DataType::Uint2 => raw.iter().flat_map(|b| [0, 2, 4, 6].map(|down| b >> down & 3)).take(n).collect(),
-        DataType::Bool => {
-            if let Some(b) = raw.iter().find(|b| **b > 1) {
-                return Err(bad(format!("holds {b} as a bool")));
-            }
-            raw
-        }
-        _ => raw,
-    };
+    if data_type == DataType::Bool
+        && let Some(b) = raw.iter().find(|b| **b > 1)
+    {
+        return Err(bad(format!("holds {b} as a bool")));
+    }
+    let bytes = packed.map_or_else(|| raw.clone(), |p| p.unpack(&raw, n));
     Tensor::new(TensorTy::new(dims, scalar), bytes).map_err(Diagnostic::bug)
 }
 
@@ -217,7 +213,15 @@ fn width(data_type: DataType) -> usize {
 fn narrow(numbers: impl Iterator<Item = i128>, data_type: DataType) -> Result<Vec<u8>, Diagnostic> {
     let (lo, hi): (i128, i128) = match data_type {
         DataType::Int8 => (-128, 127),
-        DataType::Uint8 | DataType::Uint4 | DataType::Uint2 => (0, 255),
+        DataType::Uint8
+        | DataType::Uint4
+        | DataType::Uint2
+        | DataType::Float4e2m1
+        | DataType::Float8e4m3fn
+        | DataType::Float8e4m3fnuz
+        | DataType::Float8e5m2
+        | DataType::Float8e5m2fnuz
+        | DataType::Float8e8m0 => (0, 255),
         DataType::Int4 | DataType::Int2 => (-128, 255),
         DataType::Bool => (0, 1),
         DataType::Int16 => (-32768, 32767),

@@ -12,7 +12,7 @@ use crate::{
     rounded::{rounded, rounded_tensor},
     wide,
 };
-use quernel_ir::{Binary, Def, Diagnostic, Graph, Id, Node, Op, Unary, Value, exact};
+use quernel_ir::{Binary, Def, Diagnostic, Graph, Id, Node, Op, PoolKind, TensorTy, Unary, Value, exact};
 
 pub struct PushRequantize;
 
@@ -22,7 +22,9 @@ impl Pass for PushRequantize {
     }
     fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
         wide::widen(g, cx)?;
+        moves_after_rounding(g);
         clamp_after_rounding(g)?;
+        moves_after_rounding(g);
         let readers = sole_quantize(g);
         Sweep::run(g, |s, n| {
             let node = s.g.nodes[n].clone();
@@ -78,20 +80,61 @@ enum Integer {
 
 /// For every value read by one quantize and nothing else, that node.
 fn sole_quantize(g: &Graph) -> Vec<Option<Node>> {
-    let mut uses = vec![0u32; g.values.len()];
     let mut found = vec![None; g.values.len()];
     for &n in &g.order {
-        for a in &g.nodes[n].args {
-            uses[a.index()] += 1;
-            if g.nodes[n].op == Op::Quantize {
-                found[a.index()] = Some(n);
-            }
+        if g.nodes[n].op == Op::Quantize {
+            found[g.nodes[n].args[0].index()] = Some(n);
         }
     }
-    for (_, v) in &g.outputs {
+    found.iter().zip(uses(g)).map(|(n, u)| n.filter(|_| u == 1)).collect()
+}
+
+/// How often every value is read, outputs of the graph included.
+fn uses(g: &Graph) -> Vec<u32> {
+    let mut uses = vec![0; g.values.len()];
+    let read = g.order.iter().flat_map(|&n| &g.nodes[n].args);
+    for v in read.chain(g.outputs.iter().map(|(_, v)| v)) {
         uses[v.index()] += 1;
     }
-    found.iter().zip(&uses).map(|(n, u)| n.filter(|_| *u == 1)).collect()
+    uses
+}
+
+/// `quantize(move(x))` becomes `move(quantize(x))` where the move keeps elements or takes the larger, so that what
+/// computes `x` meets its rounding: exporters put transpositions between a layer and the rounding of its result.
+fn moves_after_rounding(g: &mut Graph) {
+    let uses = uses(g);
+    for i in (0..g.order.len()).rev() {
+        let quantize = g.order[i];
+        let elem = g.ty(g.nodes[quantize].result()).elem.clone();
+        if g.nodes[quantize].op != Op::Quantize || elem.quant().is_none_or(|q| q.tensor_params().is_none()) {
+            continue;
+        }
+        let mut moves = Vec::new();
+        let mut from = g.producer(g.nodes[quantize].args[0]);
+        while let Some(m) = from.filter(|&m| {
+            let moves = matches!(g.nodes[m].op, Op::Reshape { .. } | Op::Transpose { .. } | Op::Pool { kind: PoolKind::Max, .. });
+            moves && uses[g.nodes[m].result().index()] == 1
+        }) {
+            moves.push(m);
+            from = g.producer(g.nodes[m].args[0]);
+        }
+        let Some(from) = from.filter(|&m| uses[g.nodes[m].result().index()] == 1) else { continue };
+        let pooled = moves.iter().any(|&m| matches!(g.nodes[m].op, Op::Pool { .. }));
+        // What is rounded already moves as it is; and of a NaN, which no sum of integers is, the larger is none.
+        if g.nodes[from].op == Op::Dequantize || pooled && form(g, from) != Form::Layer {
+            continue;
+        }
+        let mut n = quantize;
+        for m in moves {
+            let (from, to) = (g.nodes[m].args[0], g.nodes[m].result());
+            g.values[to].ty = TensorTy { elem: elem.clone(), ..g.ty(from).clone() };
+            g.values[to].name = g.values[from].name.clone();
+            g.nodes[n].op = std::mem::replace(&mut g.nodes[m].op, Op::Quantize);
+            let origin = g.nodes[n].origin.clone();
+            g.nodes[n].origin = std::mem::replace(&mut g.nodes[m].origin, origin);
+            n = m;
+        }
+    }
 }
 
 /// `quantize(clamp(x))` becomes a clamp of `quantize(x)`, so that what computes `x` meets its rounding. Rounding is

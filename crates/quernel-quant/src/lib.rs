@@ -33,5 +33,5 @@ pub use distribution::{Distribution, Moments};
 pub use histogram::Histogram;
 pub use images::{Fit, ImageOptions};
 pub use ranges::{Observe, Observed, Ranges, Record, calibrate_with};
-pub use samples::{Bound, Layout, SampleOptions, Samples, Transform, expected_outputs, to_npz};
+pub use samples::{Bound, Layout, SampleOptions, Samples, Transform, array, expected_outputs, to_npz};
 pub use tables::{TableScheme, schemes};

@@ -344,8 +344,13 @@ fn list(names: &[String]) -> String {
 
 /// The expected outputs of a fixture: array `out:NAME`, all samples after each other.
 pub fn expected_outputs(path: &Path, output: &str) -> Option<Vec<f32>> {
+    array(path, &format!("out:{output}"))
+}
+
+/// All numbers of an array, as f32; `None` when the file has no such array.
+pub fn array(path: &Path, name: &str) -> Option<Vec<f32>> {
     let arrays = arrays::read(path).ok()?;
-    let a = arrays.get(&format!("out:{output}"))?;
+    let a = arrays.get(name)?;
     let bytes = cast(a.scalar, Scalar::F32, &a.row(0, a.len()).ok()?);
     Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }

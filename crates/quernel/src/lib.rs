@@ -52,6 +52,7 @@ pub use recover::Recovery;
 pub use report::{LayerReport, Report, to_json};
 
 pub use quernel_codegen as codegen;
+pub use quernel_float as float;
 pub use quernel_interp as interp;
 pub use quernel_ir as ir;
 pub use quernel_lower as lower;

@@ -232,12 +232,39 @@ impl<'a> Importer<'a> {
     /// `Scan`: carried values, then tensors that are read slice by slice.
     fn scan(&mut self, label: &str, node: &NodeProto, inputs: &[Option<Value>]) -> Result<Vec<Value>, Fault> {
         let fault = |code, message: &str| Some(Diagnostic::new(code, message).at(label));
-        if self.opset < 9 {
-            return Err(fault(Code::UnsupportedForm, "is batched before opset 9"));
-        }
-        let body = graph(label, node, "body")?;
+        let batched = self.opset < 9;
+        let inputs = match inputs {
+            // The first operand was the lengths of the sequences.
+            [Some(_), ..] if batched => return Err(fault(Code::UnsupportedForm, "has sequences of several lengths")),
+            [None, others @ ..] if batched => others,
+            all => all,
+        };
         let inputs: Option<Vec<Value>> = inputs.iter().copied().collect();
         let inputs = inputs.ok_or_else(|| fault(Code::BadGraph, "leaves an operand out"))?;
+        if !batched {
+            return self.scan_one(label, node, &inputs);
+        }
+        let extent = |v: &Value| self.graph.ty(*v).dims.first().copied();
+        let batch = inputs.first().and_then(extent).filter(|n| (1..=self.options.limits.rounds).contains(n));
+        let batch = batch.filter(|n| inputs.iter().all(|v| extent(v) == Some(*n)));
+        let batch = batch.ok_or_else(|| fault(Code::ShapeMismatch, "scans batches of different sizes"))?;
+        let mut all: Vec<Vec<Value>> = Vec::new();
+        for i in 0..batch {
+            let part = inputs.iter().map(|&v| self.slice(label, node, v, 0, i)).collect::<Result<Vec<_>, _>>()?;
+            for (slot, v) in self.scan_one(label, node, &part)?.into_iter().enumerate() {
+                if all.len() <= slot {
+                    all.push(Vec::new());
+                }
+                all[slot].push(v);
+            }
+        }
+        all.iter().map(|parts| self.stack(label, node, parts, 0)).collect()
+    }
+
+    /// One sequence.
+    fn scan_one(&mut self, label: &str, node: &NodeProto, inputs: &[Value]) -> Result<Vec<Value>, Fault> {
+        let fault = |code, message: &str| Some(Diagnostic::new(code, message).at(label));
+        let body = graph(label, node, "body")?;
         let scanned = attribute(node, "num_scan_inputs").and_then(|a| a.i).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         let states = inputs.len().checked_sub(scanned).filter(|_| scanned > 0);
         let states = states.ok_or_else(|| fault(Code::BadAttribute, "attribute `num_scan_inputs` does not fit its operands"))?;
@@ -256,7 +283,8 @@ impl<'a> Importer<'a> {
                 None => Ok(all),
             }
         };
-        let (axes, backward) = (list("scan_input_axes", scanned)?, directions("scan_input_directions", scanned)?);
+        let (axes, backward) =
+            (list("scan_input_axes", scanned)?, directions(if self.opset < 9 { "directions" } else { "scan_input_directions" }, scanned)?);
         let (out_axes, out_backward) = (list("scan_output_axes", outputs)?, directions("scan_output_directions", outputs)?);
         let mut at = Vec::new();
         for (&v, &axis) in inputs[states..].iter().zip(&axes) {

@@ -267,6 +267,11 @@ pub fn space_to_depth(cx: &mut NodeCx<'_>) -> Built {
         return Err(cx.err(Code::ShapeMismatch, format!("{}x{} does not divide into blocks of {b}x{b}", d[2], d[3])));
     }
     let y = cx.reshape(x, vec![d[0], d[1], d[2] / b, b, d[3] / b, b])?;
-    let y = cx.push(Op::Transpose { perm: vec![0, 3, 5, 1, 2, 4] }, &[y])?;
+    let perm = match cx.text("mode")?.as_deref() {
+        None | Some("DCR") => vec![0, 3, 5, 1, 2, 4],
+        Some("CRD") => vec![0, 1, 3, 5, 2, 4],
+        Some(mode) => return Err(cx.bad_attribute(format!("attribute `mode` is {mode:?}"))),
+    };
+    let y = cx.push(Op::Transpose { perm }, &[y])?;
     Ok(vec![cx.reshape(y, vec![d[0], d[1] * b * b, d[2] / b, d[3] / b])?])
 }

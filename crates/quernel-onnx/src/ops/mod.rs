@@ -26,6 +26,7 @@ mod resize;
 mod rotary;
 mod selection;
 mod signal;
+mod small_floats;
 mod spatial;
 mod transposed;
 mod unpool;
@@ -139,7 +140,7 @@ operators! {
     "BitwiseOr" logic::bitwise_or [] "";
     "BitwiseXor" logic::bitwise_xor [] "";
     "BlackmanWindow" signal::blackman ["output_datatype" "periodic"] "constant size";
-    "Cast" values::cast ["to" "saturate" "round_mode"] "between plain types";
+    "Cast" values::cast ["to" "saturate" "round_mode"] "";
     "CastLike" values::cast_like ["saturate" "round_mode"] "";
     "CausalConvWithState" rotary::causal_conv ["activation"] "";
     "Ceil" elementwise::ceil [] "";
@@ -161,7 +162,7 @@ operators! {
     "DFT" signal::dft ["axis" "inverse" "onesided"] "constant length and axis";
     "DeformConv" grid::deform_conv ["dilations" "group" "kernel_shape" "offset_group" "pads" "strides"] "2-D";
     "DepthToSpace" layout::depth_to_space ["blocksize" "mode"] "";
-    "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "integers of up to 32 bits";
+    "DequantizeLinear" quant::dequantize ["axis" "block_size" "output_dtype"] "";
     "Det" spatial::determinant [] "up to 16 rows";
     "Div" elementwise::div [] "";
     "Dropout" values::dropout ["ratio" "seed" "is_test"] "inference only";
@@ -232,7 +233,7 @@ operators! {
     "Pow" elementwise::pow [] "";
     "QLinearConv" qlinear::conv ["auto_pad" "dilations" "group" "kernel_shape" "pads" "strides"] "1-D and 2-D";
     "QLinearMatMul" qlinear::matmul [] "";
-    "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "integers of up to 16 bits";
+    "QuantizeLinear" quant::quantize ["axis" "block_size" "output_dtype" "precision" "saturate"] "";
     "RMSNormalization" norms::rms ["axis" "epsilon" "stash_type"] "";
     "RNN" recurrent::rnn ["activation_alpha" "activation_beta" "activations" "clip" "direction" "hidden_size" "layout"] "unrolled over time; sequences of one length";
     "RandomNormal" random::normal ["dtype" "mean" "scale" "seed" "shape"] "numbers are drawn at compile time";
@@ -275,7 +276,7 @@ operators! {
     "SoftmaxCrossEntropyLoss" losses::softmax_cross_entropy ["ignore_index" "reduction"] "";
     "Softplus" elementwise::softplus [] "";
     "Softsign" elementwise::softsign [] "";
-    "SpaceToDepth" layout::space_to_depth ["blocksize"] "";
+    "SpaceToDepth" layout::space_to_depth ["blocksize" "mode"] "";
     "Split" layout::split ["axis" "num_outputs" "split"] "constant parts";
     "Sqrt" elementwise::sqrt [] "";
     "Squeeze" layout::squeeze ["axes"] "";
@@ -371,6 +372,48 @@ impl Operator {
             "Unsqueeze",
         ];
         quantized || moves.contains(&self.name)
+    }
+    /// Whether it moves the elements of its first operand and does nothing else, whatever they mean.
+    pub(crate) fn moves(&self) -> bool {
+        let all = [
+            "Compress",
+            "Concat",
+            "DepthToSpace",
+            "Expand",
+            "Flatten",
+            "Gather",
+            "GatherElements",
+            "GatherND",
+            "Identity",
+            "Reshape",
+            "ReverseSequence",
+            "Slice",
+            "SpaceToDepth",
+            "Split",
+            "Squeeze",
+            "Tile",
+            "Transpose",
+            "Unsqueeze",
+        ];
+        all.contains(&self.name)
+    }
+    /// Whether it takes the codes of floats of at most 8 bits for what they mean.
+    pub(crate) fn takes_codes(&self) -> bool {
+        self.moves() || matches!(self.name, "Cast" | "CastLike" | "DequantizeLinear" | "QuantizeLinear" | "Shape" | "Size")
+    }
+}
+
+/// Why an operator of the standard is none that a network of tensors needs; `None` for those that are missing for no such reason.
+pub fn out_of_scope(domain: &str, name: &str) -> Option<&'static str> {
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|p| name.starts_with(p));
+    match domain {
+        "ai.onnx.ml" => Some("operators of classical machine learning (ai.onnx.ml) are out of scope"),
+        "ai.onnx.training" | "ai.onnx.preview.training" => Some("training is out of scope"),
+        "" | "ai.onnx" if starts(&["Sequence", "SplitToSequence", "ConcatFromSequence"]) => Some("sequences are out of scope"),
+        "" | "ai.onnx" if starts(&["Optional"]) => Some("optional values are out of scope"),
+        "" | "ai.onnx" if starts(&["String", "RegexFullMatch", "TfIdfVectorizer"]) => Some("texts are out of scope"),
+        "" | "ai.onnx" if starts(&["ImageDecoder"]) => Some("files of pictures are out of scope"),
+        _ => None,
     }
 }
 

@@ -14,10 +14,16 @@ pub fn batch(cx: &mut NodeCx<'_>) -> Built {
     let epsilon = cx.float("epsilon", 1e-5)?;
     let args = (0..5).map(|i| cx.arg(i)).collect::<Result<Vec<_>, _>>()?;
     let training = cx.flag("training_mode", false)?;
+    let dims = cx.dims(args[0]);
     if !training && args[1..].iter().all(|&p| cx.g.tensor(p).is_some()) {
+        if dims.len() > 4 {
+            // Where the elements of a channel lie does not matter.
+            let flat = cx.reshape(args[0], vec![dims[0], dims[1], dims[2..].iter().product()])?;
+            let y = cx.push(Op::BatchNorm { epsilon }, &[&[flat], &args[1..]].concat())?;
+            return Ok(vec![cx.reshape(y, dims)?]);
+        }
         return Ok(vec![cx.push(Op::BatchNorm { epsilon }, &args)?]);
     }
-    let dims = cx.dims(args[0]);
     if dims.len() < 2 || args[1..].iter().any(|&p| cx.dims(p) != [dims[1]]) {
         return Err(cx.misfit(format!("the parameters do not fit an operand of dimensions {dims:?}")));
     }

@@ -9,7 +9,7 @@ use crate::{
     node::{Built, NodeCx},
     tensor,
 };
-use quernel_ir::{Binary, Code, Diagnostic, Elem, Op, Storage, Tensor, Value};
+use quernel_ir::{Binary, Code, Diagnostic, Elem, Op, Scalar, Storage, Tensor, Value};
 
 /// Operand `i` with scale `i + 1` and zero point `i + 2`, as floats.
 fn operand(cx: &mut NodeCx<'_>, i: usize, axis: i64) -> Result<Value, Diagnostic> {
@@ -94,6 +94,22 @@ pub fn gemm(cx: &mut NodeCx<'_>) -> Built {
 fn centered(cx: &mut NodeCx<'_>, i: usize, z: usize, axis: i64) -> Result<(Value, Option<Value>), Diagnostic> {
     let x = cx.arg(i)?;
     let zero = cx.optional(z);
+    if cx.g.ty(x).elem.quant().is_none() && cx.g.tensor(x).is_none() {
+        let mut y = raw(cx, x)?;
+        if let Some(zero) = zero {
+            let mut zero = raw(cx, zero)?;
+            let (rank, n) = (cx.g.ty(x).rank(), cx.g.ty(zero).count());
+            if n > 1 {
+                let mut dims = vec![1; rank];
+                dims[cx.axis(axis, rank)?] = n;
+                zero = cx.reshape(zero, dims)?;
+            } else {
+                zero = cx.reshape(zero, vec![])?;
+            }
+            y = cx.push(Op::Binary(Binary::Sub), &[y, zero])?;
+        }
+        return Ok((y, None));
+    }
     if cx.g.ty(x).elem.quant().is_none() {
         if !is_constant(cx, z) {
             return Err(cx.unsupported(format!("computes the zero point of operand {i}, a constant, at run time")));
@@ -141,8 +157,15 @@ fn without(cx: &mut NodeCx<'_>, y: Value, rest: Value, x: Value, w: Value, build
     Ok(vec![cx.push(Op::Binary(Binary::Sub), &[y, scaled])?])
 }
 
-/// The sums of a layer on integers, as floats: exact up to 2^24.
+/// The sums of a layer on integers, computed as floats: exact up to 2^24. What casts them to floats again reads those.
 fn sums(cx: &mut NodeCx<'_>, weights_axis: i64, build: fn(&mut NodeCx<'_>) -> Built) -> Built {
+    let all = real_sums(cx, weights_axis, build)?;
+    let y = cx.cast(all[0], Scalar::I32)?;
+    cx.stored.wide.insert(y, all[0]);
+    Ok(vec![y])
+}
+
+fn real_sums(cx: &mut NodeCx<'_>, weights_axis: i64, build: fn(&mut NodeCx<'_>) -> Built) -> Built {
     cx.arity(2, 4)?;
     let (x, rest) = centered(cx, 0, 2, -2)?;
     let (mut w, weights_rest) = centered(cx, 1, 3, weights_axis)?;

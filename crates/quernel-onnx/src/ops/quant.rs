@@ -4,7 +4,9 @@
 //! quantize; `push-requantize` makes one integer operator of the three. Where an operator reads integers under another
 //! scale than they were stored with, or under one that is computed, the arithmetic is spelled out in floats.
 
+use super::small_floats;
 use crate::{
+    narrow::Narrow,
     node::{Built, NodeCx},
     tensor,
 };
@@ -35,7 +37,10 @@ impl Params {
 pub(super) fn storage(cx: &NodeCx<'_>, v: Value) -> Option<Storage> {
     match &cx.g.ty(v).elem {
         Elem::Quant(q) => Some(q.storage()),
-        _ if cx.stored.types.contains_key(&v) => cx.stored.types.get(&v).copied(),
+        _ if cx.stored.types.contains_key(&v) => match cx.stored.types.get(&v) {
+            Some(Narrow::Integer(storage)) => Some(*storage),
+            _ => None,
+        },
         Elem::Scalar(Scalar::U8) => Some(Storage::U8),
         Elem::Scalar(Scalar::I8) => Some(Storage::I8),
         Elem::Scalar(Scalar::U16) => Storage::new(16, false),
@@ -121,6 +126,9 @@ pub(super) fn round(cx: &mut NodeCx<'_>, x: Value, elem: Elem) -> Result<Value, 
 pub fn quantize(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(2, 3)?;
     let x = cx.arg(0)?;
+    if let Some(s) = small_floats::result(cx)? {
+        return small_floats::quantize(cx, s);
+    }
     if !is_constant(cx, 1) || !is_constant(cx, 2) {
         let (scale, zero) = (cx.arg(1)?, cx.optional(2));
         return Ok(vec![quantize_computed(cx, x, scale, zero)?]);
@@ -161,11 +169,13 @@ fn stored(cx: &mut NodeCx<'_>, x: Value, dims: Vec<usize>, codes: Vec<i64>, stor
     };
     let name = cx.g.values[x].name.clone();
     let v = cx.g.constant(name, Tensor::from_ints(TensorTy::new(dims, scalar), codes));
-    cx.stored.types.insert(v, storage);
+    if storage.bits() < 8 {
+        cx.stored.types.insert(v, Narrow::Integer(storage));
+    }
     v
 }
 
-fn block_size(cx: &NodeCx<'_>) -> Result<Option<usize>, Diagnostic> {
+pub(super) fn block_size(cx: &NodeCx<'_>) -> Result<Option<usize>, Diagnostic> {
     match cx.int("block_size")?.unwrap_or(0) {
         0 => Ok(None),
         b => usize::try_from(b).map(Some).map_err(|_| cx.bad_attribute(format!("`block_size` is {b}"))),
@@ -333,6 +343,9 @@ pub fn dequantize(cx: &mut NodeCx<'_>) -> Built {
         return Err(cx.bad_attribute(format!("`output_dtype` is {t}")));
     }
     let x = cx.arg(0)?;
+    if let Some(s) = cx.small(x) {
+        return small_floats::dequantize(cx, s);
+    }
     if !is_constant(cx, 1) || !is_constant(cx, 2) {
         let (scale, zero) = (cx.arg(1)?, cx.optional(2));
         let mut y = raw(cx, x)?;

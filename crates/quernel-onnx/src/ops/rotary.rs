@@ -190,11 +190,8 @@ pub fn causal_conv(cx: &mut NodeCx<'_>) -> Built {
         Some("silu" | "swish") => cx.unary(Unary::Swish { alpha: 1.0 }, y)?,
         Some(other) => return Err(cx.bad_attribute(format!("attribute `activation` is {other:?}"))),
     };
-    let mut results = vec![y];
-    if taps > 1 {
-        results.push(cx.part(padded, 2, xd[2], taps - 1)?);
-    }
-    Ok(results)
+    let state = cx.part(padded, 2, xd[2], taps - 1)?;
+    Ok(vec![y, state])
 }
 
 /// A layer, or, with weights computed at run time, the sum over its taps.

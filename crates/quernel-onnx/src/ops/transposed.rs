@@ -52,6 +52,9 @@ fn window(cx: &NodeCx<'_>, extents: &[usize], kernel: &[usize]) -> Result<Vec<Wi
     if !["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"].contains(&auto.as_str()) {
         return Err(cx.bad_attribute(format!("attribute `auto_pad` is {auto:?}")));
     }
+    if extents.contains(&0) {
+        return Err(cx.misfit(format!("a window over {extents:?}")));
+    }
     if strides.contains(&0) || dilations.contains(&0) || kernel.contains(&0) {
         return Err(cx.bad_attribute("kernel, strides and dilations have to be at least 1"));
     }

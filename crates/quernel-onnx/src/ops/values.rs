@@ -1,7 +1,8 @@
 //! Constants, copies and casts.
 
+use super::small_floats;
 use crate::{
-    limits,
+    narrow::{Narrow, Rounding, Toward},
     node::{Built, NodeCx},
     tensor,
 };
@@ -43,11 +44,9 @@ fn filled(cx: &mut NodeCx<'_>, dims: Vec<usize>, scalar: Scalar, element: &[u8])
     made(cx, dims, scalar, n, || element.repeat(n))
 }
 
-/// A constant of `n` elements, if that is not too many.
+/// A constant of `n` elements, if it does not take too many bytes.
 fn made(cx: &mut NodeCx<'_>, dims: Vec<usize>, scalar: Scalar, n: usize, bytes: impl FnOnce() -> Vec<u8>) -> Result<Value, Diagnostic> {
-    if n > limits::SHAPE_ELEMENTS * 1024 {
-        return Err(cx.err(Code::LimitExceeded, format!("makes a constant of {n} elements")));
-    }
+    cx.take_bytes(n.saturating_mul(scalar.bytes()))?;
     let t = Tensor::new(TensorTy::new(dims, scalar), bytes()).map_err(|e| cx.err(Code::Internal, e))?;
     let name = cx.proto.output.first().cloned().unwrap_or_default();
     Ok(cx.g.constant(name, t))
@@ -82,8 +81,8 @@ pub fn constant(cx: &mut NodeCx<'_>) -> Built {
         Ok([t]) => {
             let name = cx.proto.output.first().cloned().unwrap_or_default();
             let v = cx.g.constant(name, t);
-            if let Some(storage) = cx.narrow("value") {
-                cx.stored.types.insert(v, storage);
+            if let Some(narrow) = cx.narrow("value") {
+                cx.stored.types.insert(v, narrow);
             }
             Ok(vec![v])
         }
@@ -159,30 +158,61 @@ fn target(t: i64) -> Option<Scalar> {
     i32::try_from(t).ok().and_then(tensor::scalar)
 }
 
-/// The plain type a cast goes to.
-fn cast_target(cx: &NodeCx<'_>) -> Result<Scalar, Diagnostic> {
+/// The type attribute `to` names.
+fn named_type(cx: &NodeCx<'_>) -> Result<i32, Diagnostic> {
     let to = cx.int("to")?.unwrap_or(0);
-    target(to).ok_or_else(|| {
-        let name = i32::try_from(to).map_or_else(|_| format!("element type {to}"), tensor::type_name);
-        cx.err(Code::UnsupportedType, format!("casts to {name}"))
-    })
+    i32::try_from(to).map_err(|_| cx.bad_attribute(format!("attribute `to` is {to}")))
+}
+
+fn no_cast(cx: &NodeCx<'_>, to: i32) -> Diagnostic {
+    cx.err(Code::UnsupportedType, format!("casts to {}", tensor::type_name(to)))
+}
+
+/// Casts to a plain type or to a narrow one.
+fn cast_to(cx: &mut NodeCx<'_>, x: Value, plain: Option<Scalar>, narrow: Option<Narrow>) -> Result<Value, Diagnostic> {
+    let toward = match cx.text("round_mode")?.as_deref() {
+        None | Some("up") => Toward::Up,
+        Some("down") => Toward::Down,
+        Some("nearest") => Toward::Nearest,
+        Some(other) => return Err(cx.bad_attribute(format!("attribute `round_mode` is {other:?}"))),
+    };
+    let how = Rounding { saturate: cx.flag("saturate", true)?, toward };
+    let x = match cx.small(x) {
+        Some(s) => small_floats::decoded(cx, x, s)?,
+        None => x,
+    };
+    match (narrow, plain) {
+        (Some(Narrow::Float(s)), _) => small_floats::encoded(cx, x, s, how),
+        (Some(Narrow::Integer(storage)), _) => small_floats::low_bits(cx, x, storage),
+        // Integers that are exact floats.
+        (None, Some(Scalar::F32)) if cx.g.ty(x).elem == Elem::I32 && cx.stored.wide.contains_key(&x) => Ok(cx.stored.wide[&x]),
+        // The same bytes, of another type.
+        (None, Some(s)) if cx.g.ty(x).elem == s.into() && cx.stored.types.contains_key(&x) => cx.push_as(Op::Bitcast, &[x], s.into()),
+        (None, Some(s)) => cx.cast(x, s),
+        (None, None) => Err(cx.err(Code::UnsupportedType, "casts to a quantized type")),
+    }
 }
 
 pub fn cast(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(1, 1)?;
-    let (x, to) = (cx.arg(0)?, cast_target(cx)?);
-    Ok(vec![cx.cast(x, to)?])
+    let (x, to) = (cx.arg(0)?, named_type(cx)?);
+    let (plain, narrow) = (tensor::scalar(to), Narrow::of(to));
+    if plain.is_none() && narrow.is_none() {
+        return Err(no_cast(cx, to));
+    }
+    Ok(vec![cast_to(cx, x, plain, narrow)?])
 }
 
 pub fn cast_like(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(2, 2)?;
     let (x, like) = (cx.arg(0)?, cx.arg(1)?);
-    let to = cx.g.ty(like).elem.scalar().ok_or_else(|| cx.err(Code::UnsupportedType, "casts to a quantized type"))?;
-    Ok(vec![cx.cast(x, to)?])
+    let (plain, narrow) = (cx.g.ty(like).elem.scalar(), cx.stored.types.get(&like).copied());
+    Ok(vec![cast_to(cx, x, plain, narrow)?])
 }
 
 pub fn bit_cast(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(1, 1)?;
-    let (x, to) = (cx.arg(0)?, cast_target(cx)?);
+    let (x, to) = (cx.arg(0)?, named_type(cx)?);
+    let to = tensor::scalar(to).ok_or_else(|| no_cast(cx, to))?;
     Ok(vec![if cx.g.ty(x).elem == Elem::Scalar(to) { x } else { cx.push_as(Op::Bitcast, &[x], to.into())? }])
 }
