@@ -7,10 +7,18 @@ const MARK: &str = "<!-- Written by `cargo xtask docs`";
 
 #[test]
 fn generated_pages_are_fresh() {
+    let results = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.json")).expect("results");
+    let results: serde_json::Value = serde_json::from_str(&results).expect("JSON");
+    let by_op = results["node"]["by_op"].as_object().expect("results per operator");
+    let row = |o: &serde_json::Value| {
+        let text = |key: &str| o[key].as_str().unwrap_or_default().to_owned();
+        [text("types"), format!("{} / {}", o["passed"], o["total"]), text("compiled_as")]
+    };
+    let tested = by_op.iter().map(|(op, o)| (op.clone(), row(o))).collect();
     let pages = BTreeMap::from([
         ("errors.md", quernel::ir::diag::errors_markdown()),
         ("limits.md", quernel::onnx::limits_markdown()),
-        ("supported-ops.md", quernel::onnx::supported_ops_markdown()),
+        ("supported-ops.md", quernel::onnx::supported_ops_markdown(&tested)),
     ]);
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     for (name, contents) in &pages {

@@ -9,8 +9,20 @@ type Page = (&'static str, fn() -> String);
 const PAGES: &[Page] = &[
     ("docs/errors.md", quernel_ir::diag::errors_markdown),
     ("docs/limits.md", quernel_onnx::limits_markdown),
-    ("docs/supported-ops.md", quernel_onnx::supported_ops_markdown),
+    ("docs/supported-ops.md", supported_ops),
 ];
+
+/// The table of operators, with what the last run of `cargo xtask conformance` says of each.
+fn supported_ops() -> String {
+    let text = fs::read_to_string(crate::root().join("docs/conformance.json")).unwrap_or_default();
+    let results: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let mut tested = quernel_onnx::Tested::new();
+    for (op, o) in results["node"]["by_op"].as_object().into_iter().flatten() {
+        let text = |key: &str| o[key].as_str().unwrap_or_default().to_owned();
+        tested.insert(op.clone(), [text("types"), format!("{} / {}", o["passed"], o["total"]), text("compiled_as")]);
+    }
+    quernel_onnx::supported_ops_markdown(&tested)
+}
 
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let only_check = match arguments {

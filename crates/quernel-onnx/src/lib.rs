@@ -40,7 +40,7 @@ mod tensor;
 pub use export::{EXPORTED_OPSET, export};
 pub use import::import;
 pub use limits::{Limits, limits_markdown};
-pub use ops::{MICROSOFT, Operator, QONNX, SUPPORTED, supported_ops_markdown};
+pub use ops::{MICROSOFT, Operator, QONNX, SUPPORTED, Tested, supported_ops_markdown};
 
 use quernel_ir::{Graph, diag::Remark};
 use std::{collections::BTreeMap, path::PathBuf};

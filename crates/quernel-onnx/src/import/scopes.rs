@@ -9,7 +9,7 @@ use crate::{
     limits,
     ops::attention,
 };
-use quernel_ir::{Code, Diagnostic, Op, Origin, Scalar, Tensor, TensorTy, Value, infer};
+use quernel_ir::{Code, Diagnostic, Op, Origin, Scalar, Tensor, TensorTy, Value, diag::Remark, infer};
 use std::collections::BTreeMap;
 
 /// The reason of a failure, or nothing where it was reported already.
@@ -172,13 +172,28 @@ impl<'a> Importer<'a> {
         let &[Some(v)] = inputs else {
             return Err(Some(Diagnostic::new(Code::BadGraph, "takes one operand, the condition").at(label)));
         };
-        let [condition] = self.known(v).unwrap_or_default()[..] else {
-            let message = "its condition is computed at run time; only one branch can be compiled";
-            let help = "if the condition depends on an input that never changes, fix it with `--pin INPUT=VALUE`";
-            return Err(Some(Diagnostic::new(Code::UnsupportedForm, message).at(label).help(help)));
-        };
+        let [condition] = self.known(v).unwrap_or_default()[..] else { return self.either(label, node, v) };
         let branch = graph(label, node, if condition != 0 { "then_branch" } else { "else_branch" })?;
         self.run_body(label, branch, &[])
+    }
+
+    /// Both branches of a condition that is computed at run time, and of each result the one it names.
+    fn either(&mut self, label: &str, node: &NodeProto, condition: Value) -> Result<Vec<Value>, Fault> {
+        let a = self.run_body(label, graph(label, node, "then_branch")?, &[])?;
+        let b = self.run_body(label, graph(label, node, "else_branch")?, &[])?;
+        let plain = |v: &Value| self.graph.ty(*v).elem.scalar().is_some();
+        let fits = self.graph.ty(condition).elem == Scalar::Bool.into() && self.graph.ty(condition).count() == 1;
+        let same = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| self.graph.ty(*a) == self.graph.ty(*b) && plain(a));
+        if !fits || !same {
+            let message = "its condition is computed at run time, and the results of its branches differ in type or shape";
+            let help = "if the condition depends on an input that never changes, fix it with `--pin INPUT=VALUE`";
+            return Err(Some(Diagnostic::new(Code::UnsupportedForm, message).at(label).help(help)));
+        }
+        let message = "both branches run, because the condition is computed at run time".into();
+        self.remarks.push(Remark { by: "import".into(), at: label.into(), message });
+        let mut cx = self.context(label, node, vec![], 0);
+        let condition = cx.reshape(condition, vec![])?;
+        a.into_iter().zip(b).map(|(a, b)| if a == b { Ok(a) } else { cx.select(condition, a, b).map_err(Some) }).collect()
     }
 
     /// `Loop`: trip count and condition, carried values; the body yields a condition, the carried values, and slices of

@@ -4,7 +4,7 @@ use crate::{
     compose::Made,
     node::{Built, NodeCx},
 };
-use quernel_ir::{Binary, Code, Diagnostic, Index, Op, PoolKind, Scalar, Unary, Value, Window, WindowDim};
+use quernel_ir::{Binary, Code, Diagnostic, Index, Op, PoolKind, ReduceKind, Scalar, Tensor, Unary, Value, Window, WindowDim};
 
 /// Adding and taking it away rounds `|x| < 2^22` to the nearest even integer.
 const ROUND: f32 = 12_582_912.0;
@@ -409,4 +409,59 @@ pub fn deform_conv(cx: &mut NodeCx<'_>) -> Built {
         y = cx.add(y, bias)?;
     }
     Ok(vec![image(cx, y, &od[2..])?])
+}
+
+/// Most cells of a pooled region that are cut out one by one.
+const MOST_CELLS: usize = 1 << 12;
+
+/// The largest element of every cell of every region, whose corners are whole numbers; 0 where a cell lies outside.
+pub fn max_roi_pool(cx: &mut NodeCx<'_>) -> Built {
+    cx.arity(2, 2)?;
+    let (x, rois) = (cx.arg(0)?, cx.arg(1)?);
+    let scale = cx.float("spatial_scale", 1.0)?;
+    let shape = cx.ints("pooled_shape")?.unwrap_or_default();
+    let &[rows, columns] = &shape[..] else { return Err(cx.bad_attribute(format!("attribute `pooled_shape` is {shape:?}"))) };
+    let dims = cx.dims(x);
+    let (Some(regions), &[batch, channels, height, width]) = (cx.g.tensor(rois).and_then(Tensor::to_f32), &dims[..]) else {
+        return Err(cx.unsupported("reads regions that are no constant, or an operand that is no batch of images"));
+    };
+    let &[count, 5] = &cx.dims(rois)[..] else { return Err(cx.misfit(format!("regions of dimensions {:?}", cx.dims(rois)))) };
+    let cells = [rows, columns].map(|n| usize::try_from(n).ok().filter(|n| (1..=MOST_CELLS).contains(n)));
+    let [Some(rows), Some(columns)] = cells else { return Err(cx.bad_attribute(format!("attribute `pooled_shape` is {shape:?}"))) };
+    if count == 0 || count.saturating_mul(rows * columns) > MOST_CELLS {
+        return Err(cx.unsupported(format!("{count} regions of {rows}x{columns} cells; 1 to {MOST_CELLS} cells are supported")));
+    }
+    let whole = |v: f32| (v * scale).round();
+    // Where cell `i` of `n` along an axis begins and ends.
+    let cell = |first: f32, last: f32, i: usize, n: usize, extent: usize| {
+        let size = (last - first + 1.0).max(1.0) / n as f32;
+        let bound = |v: f32| (v + first).clamp(0.0, extent as f32) as usize;
+        (bound((i as f32 * size).floor()), bound(((i + 1) as f32 * size).ceil()))
+    };
+    let mut pooled = Vec::new();
+    for r in regions.chunks_exact(5) {
+        let image = r[0] as usize;
+        if image >= batch || r[0] < 0.0 || r.iter().any(|v| !v.is_finite()) {
+            return Err(cx.misfit(format!("a region {r:?} in a batch of {batch}")));
+        }
+        let image = cx.part(x, 0, image, 1)?;
+        let mut lines = Vec::new();
+        for i in 0..rows {
+            let (top, bottom) = cell(whole(r[2]), whole(r[4]), i, rows, height);
+            let mut line = Vec::new();
+            for j in 0..columns {
+                let (left, right) = cell(whole(r[1]), whole(r[3]), j, columns, width);
+                line.push(if top < bottom && left < right {
+                    let part = cx.part(image, 2, top, bottom - top)?;
+                    let part = cx.part(part, 3, left, right - left)?;
+                    cx.reduced(ReduceKind::Max, part, &[2, 3])?
+                } else {
+                    cx.table("outside", vec![1, channels, 1, 1], &vec![0.0; channels])?
+                });
+            }
+            lines.push(cx.concat(&line, 3)?);
+        }
+        pooled.push(cx.concat(&lines, 2)?);
+    }
+    Ok(vec![cx.concat(&pooled, 0)?])
 }

@@ -8,7 +8,7 @@ use crate::{
     node::{Built, NodeCx},
     tensor,
 };
-use quernel_ir::{Binary, Code, Diagnostic, Elem, Scalar, Unary, Value, float, tensor::fnv1a};
+use quernel_ir::{Binary, Code, Comparison, Diagnostic, Elem, Op, ReduceKind, Scalar, Unary, Value, float, tensor::fnv1a};
 
 struct Generator(u64);
 
@@ -116,6 +116,35 @@ pub fn bernoulli(cx: &mut NodeCx<'_>) -> Built {
     let over = cx.unary(Unary::HardSigmoid { alpha: f32::MAX, beta: 0.0 }, over)?;
     let over = cx.unary(Unary::HardSigmoid { alpha: f32::MAX, beta: 0.0 }, over)?;
     Ok(vec![typed(cx, over)?])
+}
+
+/// The number of a class for every sample, with the probabilities of a softmax over the operand: how many of the running
+/// totals are at most `u`, for fixed `u` of 24 bits.
+pub fn multinomial(cx: &mut NodeCx<'_>) -> Built {
+    cx.arity(1, 1)?;
+    let x = cx.arg(0)?;
+    let &[batch, classes] = &cx.dims(x)[..] else { return Err(cx.misfit(format!("operand of dimensions {:?}", cx.dims(x)))) };
+    let samples = cx.count("sample_size")?.unwrap_or(1);
+    let n = batch.checked_mul(samples).filter(|n| *n <= limits::SHAPE_ELEMENTS * 1024);
+    let n = n.ok_or_else(|| cx.err(Code::LimitExceeded, format!("draws {samples} numbers per row of {batch}")))?;
+    let mut generator = Generator::new(cx)?;
+    let values: Vec<f32> = (0..n).map(|_| generator.uniform()).collect();
+    cx.remark("its random numbers are drawn at compile time");
+    let u = cx.table("random", vec![batch, samples, 1], &values)?;
+    let p = cx.push(Op::Softmax { axis: 1, log: false }, &[x])?;
+    let totals = cx.push(Op::Cumulative { op: Binary::Add, axis: 1, exclusive: false, reverse: false }, &[p])?;
+    let totals = cx.reshape(totals, vec![batch, 1, classes])?;
+    let passed = cx.push_as(Op::Compare(Comparison::LessEqual), &[totals, u], Scalar::Bool.into())?;
+    let passed = cx.cast(passed, Scalar::I32)?;
+    let class = cx.push(Op::Reduce { kind: ReduceKind::Sum, axes: vec![2], keep: false }, &[passed])?;
+    // The last total may be a little less than 1.
+    let last = cx.number(classes.saturating_sub(1) as i128, Scalar::I32);
+    let class = cx.binary(Binary::Min, class, last)?;
+    match cx.int("dtype")?.unwrap_or(6) {
+        6 => Ok(vec![class]),
+        7 => Ok(vec![cx.cast(class, Scalar::I64)?]),
+        other => Err(cx.bad_attribute(format!("attribute `dtype` is {other}"))),
+    }
 }
 
 #[cfg(test)]
