@@ -32,6 +32,7 @@ mod recognize_activations;
 mod rounded;
 mod sweep;
 mod thresholds;
+mod unsigned_activations;
 mod wide;
 
 pub use dynamic_quantize::Activations;
@@ -132,6 +133,7 @@ pub const PASSES: &[(&str, &str)] = &[
     ("bias-correct", "takes the mean error of rounded weights out of the bias"),
     ("push-requantize", "turns float operators between roundings into integer operators"),
     ("integer-io", "makes inputs and outputs integers where they can be"),
+    ("unsigned-activations", "makes the integers between operators unsigned"),
 ];
 
 /// The pass of that name.
@@ -159,6 +161,7 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
         "bias-correct" => Box::new(bias_correct::BiasCorrect { ranges: options.ranges.clone() }),
         "push-requantize" => Box::new(push_requantize::PushRequantize),
         "integer-io" => Box::new(integer_io::IntegerIo),
+        "unsigned-activations" => Box::new(unsigned_activations::UnsignedActivations),
         _ => return None,
     })
 }
@@ -235,6 +238,7 @@ pub fn integer_pipeline(options: &QuantizeOptions) -> Pipeline {
     if options.integer_io {
         names.extend(["integer-io", "dead-code"]);
     }
+    names.push("unsigned-activations");
     Pipeline::new(&names, Stage::Quantized, options)
 }
 
