@@ -6,7 +6,7 @@ use crate::{
 };
 use quernel::{
     Calibration, Compiler, Emit, Failure, Model, ModelOptions, artifacts, codegen, interp,
-    ir::{Graph, Quant, Scalar, Stage, Storage, Tensor, text, verify},
+    ir::{Graph, Program, Quant, Scalar, Stage, Storage, Tensor, text, verify},
     lower, onnx,
     passes::{Activations, Cx, fold_pipeline},
     quant::{Bits, Bound, Calibrator, Method, Ranges, Samples, Width},
@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "qir", what: "text IR, parsed, verified, folded, lowered and interpreted", run: qir, seeds: texts },
     Target { name: "side_files", what: "ranges.json and bits.toml", run: side_files, seeds: side_file_seeds },
     Target { name: "samples", what: ".npy and .npz", run: samples, seeds: sample_files },
+    Target { name: "objects", what: "an object file and its header, verified", run: objects, seeds: object_files },
     Target { name: "graphs", what: "a random network, executed in every way", run: graphs, seeds: choices },
 ];
 
@@ -201,6 +202,19 @@ fn samples(bytes: &[u8]) {
     }
 }
 
+/// The length of an object in four bytes, the object, its header.
+fn objects(bytes: &[u8]) {
+    let Some((length, rest)) = bytes.split_first_chunk() else { return };
+    let (object, header) = rest.split_at(rest.len().min(u32::from_le_bytes(*length) as usize));
+    let header = String::from_utf8_lossy(header);
+    for header in [None, Some(&*header)] {
+        match codegen::verify(object, header) {
+            Ok(v) => assert!(v.stack_found <= v.stack_promised && v.writable_bytes <= 4, "accepted: {v:?}"),
+            Err(faults) => assert!(!faults.is_empty() && faults.iter().all(|f| !f.message.is_empty()), "refused without a reason"),
+        }
+    }
+}
+
 fn graphs(bytes: &[u8]) {
     let seed = bytes.iter().fold(7u64, |s, b| s.wrapping_mul(31).wrapping_add(u64::from(*b)));
     let kind = [differential::Kind::Integer, differential::Kind::Extreme, differential::Kind::Pipeline, differential::Kind::Float]
@@ -228,6 +242,29 @@ fn texts() -> Vec<Vec<u8>> {
     let quantized = (0..20).map(|seed| differential::graph(6 * seed).1).map(|g| text::print_full(&g).into_bytes());
     all.extend(quantized.filter(|t| t.len() < 8192));
     all
+}
+
+/// Small objects of every architecture and container.
+fn object_files() -> Vec<Vec<u8>> {
+    let kinds = [
+        ("x86_64-unknown-linux-gnu", "multi"),
+        ("x86_64-pc-windows-gnu", "znver4"),
+        ("aarch64-unknown-linux-gnu", "i8mm"),
+        ("aarch64-apple-darwin", "apple-m1"),
+        ("riscv64gc-unknown-linux-gnu", "rv64gcv"),
+        ("s390x-unknown-linux-gnu", "generic"),
+    ];
+    let programs: Vec<_> = (0..40).filter_map(|seed| oracle::lowered(&differential::graph(6 * seed).1).ok()?.pop()).collect();
+    let mut programs: Vec<_> = programs.iter().filter(|p| p.steps.len() > 2).collect();
+    programs.sort_by_key(|p| p.steps.len());
+    let make = |program: &Program, (triple, cpu): (&str, &str)| {
+        let target = codegen::Target::parse(Some(triple), Some(cpu)).ok()?;
+        let options = codegen::Options { name: "m".into(), ..codegen::Options::default() };
+        let made = codegen::object(program, &target, &options).ok()?;
+        let header = codegen::header(program, &target, &options, &made);
+        Some([&(made.bytes.len() as u32).to_le_bytes()[..], &made.bytes, header.as_bytes()].concat())
+    };
+    programs.iter().take(2).flat_map(|p| kinds.iter().filter_map(move |kind| make(p, *kind))).collect()
 }
 
 fn side_file_seeds() -> Vec<Vec<u8>> {

@@ -83,6 +83,11 @@ fn samples() {
 }
 
 #[test]
+fn objects() {
+    target("objects", 3000);
+}
+
+#[test]
 fn graphs() {
     target("graphs", 50);
 }
