@@ -22,6 +22,20 @@ impl Pass for UnsignedActivations {
         let outputs: BTreeSet<Value> = g.outputs.iter().map(|(_, v)| *v).collect();
         Sweep::run(g, |s, n| {
             let node = s.g.nodes[n].clone();
+            if let (Op::Requantize, &[a]) = (&node.op, &node.args[..]) {
+                // A table that stands between already.
+                let (from, to) = (&s.g.ty(a).elem, &s.g.ty(node.result()).elem);
+                let between = if unsigned(from).as_ref() == Some(to) {
+                    Some((a, node.result()))
+                } else {
+                    (unsigned(to).as_ref() == Some(from)).then_some((node.result(), a))
+                };
+                if let Some((signed, stand)) = between {
+                    stands.insert(signed, stand);
+                    s.keep(n);
+                    return Ok(());
+                }
+            }
             let mut args = node.args.clone();
             for (i, a) in args.iter_mut().enumerate() {
                 if node.op == Op::Bitcast {
