@@ -9,7 +9,7 @@ const STEPS: &[&[&str]] = &[
     &["cargo", "test", "--release", "--workspace"],
     &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "conformance", "--check"],
     &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "targets", "--fast"],
-    &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "hostile"],
+    &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "hostile", "--fast"],
     &["make", "-C", "examples", "check"],
     &["RUSTDOCFLAGS=-D warnings", "cargo", "doc", "--release", "--no-deps", "--workspace"],
 ];
