@@ -2,10 +2,11 @@
 
 use quernel::{
     Budget, Calibration, Compiled, Compiler, Loss, Model, ModelOptions, Recovery, artifacts, evaluate, first_outputs,
-    quant::{Bits, SampleOptions, Samples, Width},
+    ir::{Act, Graph, Multiplier, Op, Origin, Tensor, TensorTy, Unary},
+    quant::{Bits, SampleOptions, Samples, Width, to_npz},
 };
 use quernel_tests::{agree, fixture, succeed};
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 fn digits() -> Model {
     Model::read(&fixture("digits.onnx"), &ModelOptions::default()).expect("digits imports")
@@ -35,6 +36,11 @@ fn recovery_lowers_the_noise_on_held_out_samples() {
         let (nearest, full) = (sqnr(bits, scheme, "bias"), sqnr(bits, scheme, "bias,feedback,refit,descent"));
         assert!(full > nearest + gain, "{bits} {scheme:?}: {nearest:.1} dB to nearest, {full:.1} dB recovered");
     }
+    for (bits, scheme) in [("3", None), ("2", Some("codebook"))] {
+        let (layers, blocks) =
+            (sqnr(bits, scheme, "bias,feedback,refit,descent"), sqnr(bits, scheme, "bias,feedback,refit,descent,blocks"));
+        assert!(blocks > layers, "{bits} {scheme:?}: {layers:.1} dB by layers, {blocks:.1} dB by blocks");
+    }
     let (linear, auto) = (sqnr("3", Some("linear"), "bias,feedback,refit,descent"), sqnr("3", Some("auto"), "bias,feedback,refit,descent"));
     assert!(auto > linear, "auto {auto:.1} dB, linear {linear:.1} dB");
 }
@@ -48,6 +54,7 @@ fn recovery_gives_the_same_bytes_however_it_runs() {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         let mut command = Command::new(cargo);
         command.args(["run", "-q", "--release", "--offline", "--", "compile", "fixtures/digits.onnx", "--bits", "3", "--name", "digits"]);
+        command.args(["--recover", "bias,feedback,refit,descent,blocks"]);
         command.args(["--calibrate", "fixtures/digits_calib.npz", "-o"]).arg(&out).env("RAYON_NUM_THREADS", threads);
         if resume {
             command.arg("--resume").arg(folder.path().join("state"));
@@ -108,38 +115,69 @@ fn a_budget_is_kept_or_refused_with_the_least() {
     assert!(chosen.drop <= 2.0 && chosen.bytes.0 < chosen.bytes.1 / 2, "{} {:?}", chosen.drop, chosen.bytes);
 }
 
-/// All assignments of six layers: the chosen one's real loss is within 1 % of the least that fits.
-#[test]
-#[ignore = "compiles the network 729 times; takes minutes"]
-fn the_chosen_assignment_is_nearly_the_best_of_all() {
-    let model = digits();
-    let rows = 64;
-    let compiled = within(&model, "size=50%", rows).expect("feasible");
-    let chosen = compiled.chosen.expect("chosen");
-    let samples = calibration(rows).open(&model).expect("opens").expect("samples");
-    let float = Compiler { bits: Bits::uniform(Width::Float), calibration: calibration(rows), ..Compiler::default() };
-    let float = float.compile(&model, &mut |_| ()).expect("compiles");
-    let loss = Loss::new(first_outputs(&float, &samples).expect("runs")).expect("floats");
-    let widths = [Width::Int(8), Width::Auto(4), Width::Auto(2)];
-    let count: Vec<u64> = chosen.layers.iter().map(|l| l.bytes * 8 / width_bits(&l.width)).collect();
-    let limit = chosen.bytes.1 / 2;
-    let (mut best, mut feasible) = (f64::INFINITY, 0);
-    for n in 0..widths.len().pow(chosen.layers.len() as u32) {
-        let option = |l: usize| widths[n / widths.len().pow(l as u32) % widths.len()];
-        let bytes: u64 = count.iter().enumerate().map(|(l, c)| (c * u64::from(option(l).bits().unwrap_or(32))).div_ceil(8)).sum();
-        if bytes > limit {
-            continue;
+/// Four products in a row with weights and samples of noise, small enough to try every assignment.
+fn small(folder: &Path) -> (Model, Calibration) {
+    let mut state = 11u64;
+    let mut bell = |n: usize, size: f32| -> Vec<f32> {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+        };
+        (0..n).map(|_| (next() + next() + next() + next()) * size).collect()
+    };
+    let widths = [96, 64, 80, 48, 48];
+    let mut g = Graph::new("small");
+    let mut x = g.input("x", TensorTy::f32([1, widths[0]]));
+    for (i, pair) in widths.windows(2).enumerate() {
+        let (from, to) = (pair[0], pair[1]);
+        let w = g.constant(format!("w{i}"), Tensor::f32([to, from], &bell(to * from, 2.0 / (from as f32).sqrt())));
+        let dense = Op::Dense { act: Act::None, residual: false, multiplier: Multiplier::F64 };
+        x = g.push(dense, &[x, w], TensorTy::f32([1, to]), Origin::new(format!("fc{i}")));
+        if i + 2 < widths.len() {
+            x = g.push(Op::Unary(Unary::Relu), &[x], TensorTy::f32([1, to]), Origin::new(format!("relu{i}")));
         }
-        feasible += 1;
-        let layers: BTreeMap<String, Width> = chosen.layers.iter().enumerate().map(|(l, c)| (c.layer.clone(), option(l))).collect();
-        let bits = Bits { default: Width::Int(8), layers };
-        let c = Compiler { calibration: calibration(rows), bits, ..Compiler::default() }.compile(&model, &mut |_| ()).expect("compiles");
-        best = best.min(loss.of(&first_outputs(&c, &samples).expect("runs")).expect("floats"));
     }
-    eprintln!("chosen {} after {} compilations, best {best} of {feasible} that fit", chosen.loss, chosen.tried);
-    assert!(chosen.loss <= 1.01 * best, "chosen {}, best {best}", chosen.loss);
+    g.output("y", x);
+    let samples: Vec<_> = (0..64).map(|_| vec![("x".to_owned(), Tensor::f32([1, widths[0]], &bell(widths[0], 1.0)))]).collect();
+    let (model, data) = (folder.join("small.onnx"), folder.join("small.npz"));
+    std::fs::write(&model, quernel::onnx::export(&g, &BTreeMap::new()).expect("exports")).expect("written");
+    std::fs::write(&data, to_npz(&samples).expect("floats")).expect("written");
+    let model = Model::read(&model, &ModelOptions::default()).expect("imports");
+    (model, Calibration::Samples(data, SampleOptions::default()))
 }
 
-fn width_bits(text: &str) -> u64 {
-    text.split(' ').next().and_then(|b| b.parse().ok()).expect("a width")
+/// All assignments of four layers: the chosen one's real loss is within 1 % of the least that fits.
+#[test]
+fn the_chosen_assignment_is_nearly_the_best_of_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, calibration) = small(folder.path());
+    let compiler = |bits: Bits| Compiler { bits, calibration: calibration.clone(), ..Compiler::default() };
+    let compile = |bits: Bits| compiler(bits).compile(&model, &mut |_| ()).expect("compiles");
+    let samples = calibration.open(&model).expect("opens").expect("samples");
+    let loss = Loss::new(first_outputs(&compile(Bits::uniform(Width::Float)), &samples).expect("runs")).expect("floats");
+    let budget = |text: &str| {
+        let budget: Budget = text.parse().expect("a budget");
+        let compiler = Compiler { budget: Some(budget), ..compiler(Bits::default()) };
+        compiler.compile(&model, &mut |_| ()).expect("feasible").chosen.expect("chosen")
+    };
+    let chosen = ["size=40%", "size=60%"].map(budget);
+    let widths = [Width::Int(8), Width::Auto(4), Width::Auto(2)];
+    let mut all = Vec::new();
+    for n in 0..widths.len().pow(4) {
+        let option = |l: usize| widths[n / widths.len().pow(l as u32) % widths.len()];
+        let layers: BTreeMap<String, Width> = chosen[0].layers.iter().enumerate().map(|(l, c)| (c.layer.clone(), option(l))).collect();
+        let compiled = compile(Bits { default: Width::Int(8), layers });
+        let (_, report) = artifacts::make(&compiled, "x.o".as_ref(), &[quernel::Emit::Report]).expect("a report");
+        let bytes: usize = report.expect("asked for").layers.iter().map(|l| l.weight_bytes).sum();
+        all.push((bytes as u64, loss.of(&first_outputs(&compiled, &samples).expect("runs")).expect("floats")));
+    }
+    for (chosen, share) in chosen.iter().zip([0.4, 0.6]) {
+        assert_eq!(chosen.layers.len(), 4);
+        let limit = (chosen.bytes.1 as f64 * share) as u64;
+        let fit: Vec<f64> = all.iter().filter(|a| a.0 <= limit).map(|a| a.1).collect();
+        let best = fit.iter().copied().fold(f64::INFINITY, f64::min);
+        eprintln!("chosen {} after {} compilations, best {best} of {} that fit", chosen.loss, chosen.tried, fit.len());
+        assert!(fit.len() > 10 && chosen.bytes.0 <= limit, "{} {}", fit.len(), chosen.bytes.0);
+        assert!(chosen.loss <= 1.01 * best, "chosen {}, best {best}", chosen.loss);
+    }
 }

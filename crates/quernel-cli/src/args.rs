@@ -144,16 +144,18 @@ pub struct Compiling {
     /// What codes of few bits mean: linear, codebook, power-of-two, normal (with `--bits` 4 to 2), ternary, binary.
     #[arg(long, value_name = "NAME")]
     pub scheme: Option<String>,
-    /// How weights and biases make up for rounding: `bias` (biases absorb the mean error), `feedback` (weights are rounded
+    /// How weights and biases make up for rounding: `equalize` (factors move between the channels of neighbouring layers, so
+    /// that one scale suits all; takes samples, not ranges), `bias` (biases absorb the mean error), `feedback` (weights are rounded
     /// one after another, each making up for those before), `refit` (scales to the codes), `descent` (single codes move
-    /// while the error falls), `all` (8-bit weights take part), or `none`.
+    /// while the error falls), `blocks` (layers are tuned together by gradients, the float network as the teacher; takes
+    /// minutes), `all` (8-bit weights take part), or `none`.
     #[arg(long, value_name = "PART,..", default_value = "bias,feedback,refit,descent")]
     pub recover: Recovery,
     /// Folder that remembers finished layers of a long recovery: run again, it goes on where it stopped.
     #[arg(long, value_name = "FOLDER")]
     pub resume: Option<PathBuf>,
-    /// Limits within which the width of every layer is chosen: `size` (bytes of the weights, or a percentage of what they
-    /// take at 8 bits), `latency` (on this machine), `arena`, `drop` (points of accuracy; without labels, percent of
+    /// Limits within which the width of every layer is chosen: `size` (bytes of the weights in the object, or a percentage of
+    /// what they take at 8 bits), `latency` (on this machine), `arena`, `drop` (points of accuracy; without labels, percent of
     /// answers).
     #[arg(long, value_name = "size=..,latency=..,arena=..,drop=..", conflicts_with_all = ["bits", "scheme"])]
     pub budget: Option<Budget>,

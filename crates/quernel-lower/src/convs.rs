@@ -157,6 +157,12 @@ impl Build<'_> {
             self.emit(What::ConvFloat { conv, lo, hi }, reads, writes);
             return Ok(());
         }
+        let bits = self.g.ty(p.w).elem.quant().map_or(8, |q| q.storage().bits());
+        if bits < 8 && (groups > 1 || layout == WeightLayout::Plain) {
+            self.remark(format!("its weights of {bits} bits lie in the object as bytes: its kernels read no codes"));
+        } else if (5..8).contains(&bits) {
+            self.remark(format!("its weights of {bits} bits lie in the object as bytes: codes have 4, 2 or 1"));
+        }
         let parts = self.integer_parts(p, &pack)?;
         let quant = self.byte_quant(&self.g.ty(p.x).elem)?;
         let (zero, signed) = (quant.zero, quant.signed);

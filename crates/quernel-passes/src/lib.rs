@@ -19,6 +19,7 @@ mod canonicalize;
 mod choose_bits;
 mod dead_code;
 mod dynamic_quantize;
+mod equalize;
 mod fold_batch_norm;
 mod fold_constants;
 mod fuse_activation;
@@ -126,6 +127,7 @@ pub const PASSES: &[(&str, &str)] = &[
     ("fuse-residual", "moves the addition of a tensor into the layer before it"),
     ("fuse-activation", "moves clamping activations into the layer before them"),
     ("dead-code", "removes what no output needs"),
+    ("equalize", "moves factors between the channels of neighbouring layers"),
     ("choose-bits", "gives every layer its width"),
     ("insert-quantize", "rounds activations to 8 bits where integer operators will read them"),
     ("dynamic-quantize", "rounds activations with scales found at run time"),
@@ -146,6 +148,7 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
         "fuse-residual" => Box::new(fuse_residual::FuseResidual),
         "fuse-activation" => Box::new(fuse_activation::FuseActivation),
         "dead-code" => Box::new(dead_code::DeadCode),
+        "equalize" => Box::new(equalize::Equalize),
         "choose-bits" => Box::new(choose_bits::ChooseBits { bits: options.bits.clone() }),
         "insert-quantize" => Box::new(insert_quantize::InsertQuantize {
             ranges: options.ranges.clone(),
@@ -219,6 +222,11 @@ pub fn fold_pipeline() -> Pipeline {
         "dead-code",
     ];
     Pipeline::new(&names, Stage::Folded, &QuantizeOptions::default())
+}
+
+/// `Folded` to a graph that computes the same with other factors between its layers.
+pub fn equalize_pipeline() -> Pipeline {
+    Pipeline::new(&["equalize", "dead-code"], Stage::Folded, &QuantizeOptions::default())
 }
 
 /// `Folded` to a graph whose roundings stand as pairs around float operators.

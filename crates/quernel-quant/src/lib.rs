@@ -3,6 +3,7 @@
 //! * [`Samples`]: inputs from .npz and .npy files.
 //! * [`Observed`] gathers histograms while a float network runs; [`Ranges`] is the finished, mergeable file.
 //! * [`recover`]: weights rounded so that the sums of a layer stay near those of the float network.
+//! * [`tune`]: several layers together, by gradients.
 //! * [`knapsack`]: one width per layer within limits.
 //! * [`weights`]: per-channel scales that minimise the squared error.
 //! * [`Moments`]: what values look like.
@@ -25,6 +26,7 @@ pub mod recover;
 mod samples;
 mod stream;
 pub mod tables;
+pub mod tune;
 pub mod weights;
 
 pub use bits::{Bits, Width, panel_bits};

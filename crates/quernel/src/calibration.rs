@@ -4,7 +4,7 @@ use crate::{Failure, Model, read_text};
 use quernel_codegen::Jit;
 use quernel_float::FloatModel;
 use quernel_ir::{Code, Diagnostic, Graph, Stage, Tensor, Value, diag::Remark, verify};
-use quernel_passes::{Cx, fold_pipeline};
+use quernel_passes::{Cx, equalize_pipeline, fold_pipeline};
 use quernel_quant::{Ranges, SampleOptions, Samples};
 use std::{
     collections::BTreeSet,
@@ -67,6 +67,17 @@ impl Calibration {
     }
 }
 
+impl Calibration {
+    /// Whether some ranges were measured before, on the model as it is.
+    pub(crate) fn is_of_the_model(&self) -> bool {
+        match self {
+            Self::Ranges(_) | Self::BatchNorm => true,
+            Self::Several(all) => all.iter().any(Self::is_of_the_model),
+            Self::None | Self::Given { .. } | Self::Random(_) | Self::Samples(..) => false,
+        }
+    }
+}
+
 /// A step of long work, for progress bars.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
@@ -85,10 +96,12 @@ pub fn inspect_ranges(path: &Path) -> Result<Ranges, Failure> {
 
 /// Runs the float network over the samples and observes every tensor.
 ///
-/// The float engine is tract; a model of which it cannot show everything is observed in our own code, with a remark.
+/// The float engine is tract; a model of which it cannot show everything is observed in our own code, with a remark. With
+/// `equalized`, the channels of values between layers have the factors that pass `equalize` gives them.
 pub fn calibrate(
     model: &Model,
     source: &Calibration,
+    equalized: bool,
     remarks: &mut Vec<Remark>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Option<Arc<Ranges>>, Failure> {
@@ -108,7 +121,7 @@ pub fn calibrate(
         Calibration::Several(all) => {
             let mut sum: Option<Ranges> = None;
             for one in all {
-                let Some(ranges) = calibrate(model, one, remarks, progress)? else { continue };
+                let Some(ranges) = calibrate(model, one, equalized, remarks, progress)? else { continue };
                 sum = Some(match sum {
                     None => (*ranges).clone(),
                     Some(sum) => sum.merge(&ranges)?,
@@ -136,7 +149,7 @@ pub fn calibrate(
         }
         Calibration::Samples(path, options) => Samples::open_with(path, &model.inputs(), options).map_err(Failure)?,
     };
-    observe(model, &samples, remarks, progress).map(|r| Some(Arc::new(r)))
+    observe(model, &samples, equalized, remarks, progress).map(|r| Some(Arc::new(r)))
 }
 
 /// Nodes of a model that tract loads in time: it compares every name with all others.
@@ -144,10 +157,19 @@ const FLOAT_ENGINE_NODES: usize = 1 << 14;
 
 /// Observes the named values of the folded network: in tract where it knows all of them, in our own compiled code
 /// otherwise, and in the reference interpreter where there is no code for an operator.
-fn observe(model: &Model, samples: &Samples, remarks: &mut Vec<Remark>, progress: &mut dyn FnMut(Progress)) -> Result<Ranges, Failure> {
+fn observe(
+    model: &Model,
+    samples: &Samples,
+    equalized: bool,
+    remarks: &mut Vec<Remark>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Ranges, Failure> {
     let mut step = |done, of| progress(Progress { what: "calibrating", done, of });
     let mut graph = model.imported.graph.clone();
     fold_pipeline().run(&mut graph, &mut Cx::default(), &mut |_, _| ())?;
+    if equalized {
+        equalize_pipeline().run(&mut graph, &mut Cx::default(), &mut |_, _| ())?;
+    }
     let wanted: BTreeSet<&str> = observed_values(&graph).map(|v| graph.values[v].name.as_str()).collect();
     let nodes = model.imported.graph.order.len();
     let engine = match (nodes <= FLOAT_ENGINE_NODES).then(|| FloatModel::load(&model.bytes, &model.dims, &model.pins)) {

@@ -9,7 +9,7 @@ use crate::{
 use quernel_codegen::{Jit, Level, Target};
 use quernel_ir::{Code, Diagnostic, Graph, Op, Program, Stage, Tensor, diag::Remark, verify};
 use quernel_lower::Layer;
-use quernel_passes::{Activations, Cx, Pipeline, QuantizeOptions, fold_pipeline, integer_pipeline, round_pipeline};
+use quernel_passes::{Activations, Cx, Pipeline, QuantizeOptions, equalize_pipeline, fold_pipeline, integer_pipeline, round_pipeline};
 use quernel_quant::{Bits, Calibrator, Ranges, Width};
 use std::{
     sync::Arc,
@@ -156,13 +156,16 @@ impl Compiler {
             return Ok(out);
         }
         self.run(&fold_pipeline(), Stage::Folded, &mut Cx::default(), &mut out)?;
+        if self.recovery.equalize {
+            self.run(&equalize_pipeline(), Stage::Folded, &mut Cx::default(), &mut out)?;
+        }
         if self.stop_after == Stage::Folded {
             return Ok(out);
         }
         out.folded = Some(out.graph.clone());
         if wants_integers && measured {
             let start = Instant::now();
-            out.ranges = calibrate(model, &self.calibration, &mut out.remarks, progress)?;
+            out.ranges = calibrate(model, &self.calibration, self.recovery.equalize, &mut out.remarks, progress)?;
             out.timings.push(Timing { name: "calibrate".into(), took: start.elapsed() });
         }
         let options = self.quantize_options(out.ranges.clone());
@@ -215,8 +218,11 @@ impl Compiler {
     pub(crate) fn rounded(&self, model: &Model, progress: &mut dyn FnMut(Progress)) -> Result<(Graph, Graph, Cx), Failure> {
         let (mut graph, mut cx) = (model.imported.graph.clone(), Cx::default());
         fold_pipeline().run(&mut graph, &mut cx, &mut |_, _| ())?;
+        if self.recovery.equalize {
+            equalize_pipeline().run(&mut graph, &mut cx, &mut |_, _| ())?;
+        }
         let float = graph.clone();
-        let ranges = calibrate(model, &self.calibration, &mut Vec::new(), progress)?;
+        let ranges = calibrate(model, &self.calibration, self.recovery.equalize, &mut Vec::new(), progress)?;
         round_pipeline(&self.quantize_options(ranges)).run(&mut graph, &mut cx, &mut |_, _| ())?;
         Ok((graph, float, cx))
     }
@@ -234,6 +240,12 @@ impl Compiler {
             return Err(Diagnostic::new(Code::NoSamples, "integer activations need ranges, and nothing was given to measure them on")
                 .in_file(&model.file)
                 .help("pass `--calibrate samples.npz`, `--calibrate batch-norm` or, to try the speed, `random`; or `--bits float`")
+                .into());
+        }
+        if self.recovery.equalize && measured && self.calibration.is_of_the_model() {
+            return Err(Diagnostic::new(Code::BadOption, "`equalize` changes values between layers, whose ranges must then be measured")
+                .in_file(&model.file)
+                .help("pass samples to `--calibrate`, or drop `equalize`")
                 .into());
         }
         Ok(())

@@ -184,7 +184,7 @@ fn stored_bits(steps: &[quernel_ir::program::Step]) -> Vec<u8> {
 }
 
 /// Bytes of the weights of a step in the object.
-fn stored_weights(step: &quernel_ir::program::Step) -> Option<usize> {
+pub(crate) fn stored_weights(step: &quernel_ir::program::Step) -> Option<usize> {
     match step.what {
         What::Conv { .. } | What::ConvCodes { .. } | What::ConvBits { .. } | What::ConvFloat { .. } => {
             step.reads.get(1).filter(|s| matches!(s.base, Base::Blob(_))).map(|s| s.bytes)

@@ -30,7 +30,7 @@ pub fn run(a: &Calibrate, messages: &Messages) -> Result<(), Failure> {
             }
             Calibration::Samples(path.clone(), options)
         };
-        let Some(ranges) = calibrate(&model, &source, &mut remarks, &mut |p| messages.progress(p))? else { continue };
+        let Some(ranges) = calibrate(&model, &source, false, &mut remarks, &mut |p| messages.progress(p))? else { continue };
         merged = Some(match merged {
             None => (*ranges).clone(),
             Some(before) => before.merge(&ranges).map_err(|d| d.in_file(path.display().to_string()))?,

@@ -1,7 +1,7 @@
 //! The three steps on the rows of a layer.
 
 use super::{
-    Gram,
+    Gram, Ladder,
     factor::{LANES, Lane, accumulate, cholesky, solve},
 };
 use crate::weights::Levels;
@@ -33,16 +33,16 @@ pub struct Steps {
 /// The quadratic form of a layer (of one group of its channels), factored, and the rows it would like to have.
 #[derive(Debug)]
 pub struct Solver {
-    inputs: usize,
-    rows: usize,
+    pub(super) inputs: usize,
+    pub(super) rows: usize,
     /// Operand of every column: columns are sorted by rising energy, and rounded from the last.
-    order: Vec<usize>,
+    pub(super) order: Vec<usize>,
     /// `A` in that order.
-    form: Vec<f64>,
+    pub(super) form: Vec<f64>,
     /// `L`, lower triangle.
     factor: Vec<f64>,
     /// `[rows][inputs]` in that order.
-    target: Vec<f64>,
+    pub(super) target: Vec<f64>,
     /// `t A t'` of every row: the error of rounding everything to zero.
     energy: Vec<f64>,
 }
@@ -79,41 +79,6 @@ impl Rounded {
             all.errors.extend(part.errors);
         }
         Some(all)
-    }
-}
-
-/// Levels in ascending order with their codes.
-struct Ladder {
-    values: Vec<f64>,
-    codes: Vec<i32>,
-    /// Borders between neighbours.
-    borders: Vec<f64>,
-    /// Smallest level, where levels are all integers of a range.
-    integers: Option<f64>,
-}
-
-impl Ladder {
-    fn new(levels: &Levels) -> Self {
-        let mut pairs: Vec<(f64, i32)> = match levels {
-            Levels::Linear { min, max } => (*min..=*max).map(|q| (f64::from(q), q)).collect(),
-            Levels::Table(t) => t.iter().enumerate().map(|(code, v)| (f64::from(*v), code as i32)).collect(),
-        };
-        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
-        pairs.dedup_by(|a, b| a.0 == b.0);
-        let (values, codes): (Vec<f64>, Vec<i32>) = pairs.into_iter().unzip();
-        let borders = values.windows(2).map(|w| 0.5 * (w[0] + w[1])).collect();
-        let integers = matches!(levels, Levels::Linear { .. }).then(|| values[0]);
-        Self { values, codes, borders, integers }
-    }
-    /// Number of the level nearest to `t`.
-    fn nearest(&self, t: f64) -> usize {
-        match self.integers {
-            Some(least) => (t - least).round_ties_even().clamp(0.0, (self.values.len() - 1) as f64) as usize,
-            None => self.borders.partition_point(|b| *b < t),
-        }
-    }
-    fn largest(&self) -> f64 {
-        self.values.iter().fold(f64::MIN_POSITIVE, |m, v| m.max(v.abs()))
     }
 }
 
@@ -225,6 +190,27 @@ impl Solver {
         complete.then_some(out)
     }
 
+    /// Refit and descent from given codes, `[rows][inputs]`, and scales; both may have been found with other levels.
+    pub(super) fn go_on(&self, levels: &Levels, codes: &[i32], scales: &[f32], steps: Steps, legal: &Legal<'_>) -> Option<Rounded> {
+        let n = self.inputs;
+        let ladder = Ladder::new(levels);
+        let one = |row: usize| {
+            let own = |&i: &usize| ladder.codes.iter().position(|c| *c == codes[row * n + i]).map(|l| l as u16);
+            let levels = self.order.iter().map(own).collect::<Option<Vec<u16>>>()?;
+            let mut c = Candidate { scale: legal(row, f64::from(scales[row]))?, error: f64::INFINITY, levels };
+            self.improve(&ladder, row, steps, &|s| legal(row, s), &mut c);
+            Some(c)
+        };
+        let rows: Vec<Candidate> = (0..self.rows).into_par_iter().map(one).collect::<Option<_>>()?;
+        let mut out = Rounded { codes: vec![0; self.rows * n], scales: Vec::new(), errors: Vec::new() };
+        for (codes, c) in out.codes.chunks_exact_mut(n).zip(rows) {
+            self.order.iter().zip(&c.levels).for_each(|(&at, &level)| codes[at] = ladder.codes[usize::from(level)]);
+            out.scales.push(c.scale);
+            out.errors.push(c.error);
+        }
+        Some(out)
+    }
+
     fn row(&self, row: usize) -> &[f64] {
         &self.target[row * self.inputs..(row + 1) * self.inputs]
     }
@@ -306,6 +292,11 @@ impl Solver {
         };
         let wish = product(&|i| target[i]);
         let mut have = product(&|i| ladder.values[usize::from(c.levels[i])]);
+        if !c.error.is_finite() {
+            let s = f64::from(c.scale);
+            let sum = |v: &[f64]| (0..n).map(|i| ladder.values[usize::from(c.levels[i])] * v[i]).sum::<f64>();
+            c.error = s * s * sum(&have) - 2.0 * s * sum(&wish) + self.energy[row];
+        }
         for _ in 0..ROUNDS {
             let before = c.error;
             let value = |i: usize, levels: &[u16]| ladder.values[usize::from(levels[i])];

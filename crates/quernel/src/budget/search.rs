@@ -1,7 +1,7 @@
 //! The search for widths under a budget.
 
 use super::{Budget, Loss, Times, first_outputs};
-use crate::{Calibration, Compiled, Compiler, Failure, Model, Progress, Recovery, recover::Probe};
+use crate::{Calibration, Compiled, Compiler, Failure, Model, Progress, Recovery, recover::Probe, report::stored_weights};
 use quernel_ir::{Code, Diagnostic, Tensor};
 use quernel_quant::{Bits, Samples, Width, knapsack};
 use serde::Serialize;
@@ -27,7 +27,7 @@ pub struct Choice {
     pub layer: String,
     /// Its width.
     pub width: String,
-    /// Bytes of its weights at that width.
+    /// Bytes of its weights in the object at that width.
     pub bytes: u64,
     /// Loss of the network's output with this layer at that width and all others at 8 bits.
     pub loss_alone: f64,
@@ -64,6 +64,8 @@ struct Search<'a> {
     labels: Option<Vec<i64>>,
     loss: Loss,
     probes: Vec<Probe>,
+    /// Bytes of a layer's weights in the object, by width.
+    sizes: Vec<BTreeMap<String, u64>>,
     /// By width.
     times: Option<Vec<Times>>,
     /// Real loss and drop of what was tried.
@@ -94,12 +96,14 @@ pub fn search(compiler: &Compiler, budget: &Budget, model: &Model, progress: &mu
         return Err(infeasible(format!("an arena of {limit} bytes"), least));
     }
     let probes = compiler.probe(model, &samples, &WIDTHS, &|outputs: &[Tensor]| loss.of(outputs).unwrap_or(f64::INFINITY), progress)?;
+    let uniform: Vec<Compiled> = WIDTHS.iter().map(|&w| compiler.uniform(model, &probes, w, progress)).collect::<Result<_, _>>()?;
+    let sizes = uniform.iter().map(stored_bytes).collect::<Result<_, _>>()?;
     let times = match budget.latency_ns {
         None => None,
-        Some(_) => Some(WIDTHS.iter().map(|&w| compiler.times(model, &probes, w, progress)).collect::<Result<_, _>>()?),
+        Some(_) => Some(uniform.iter().map(|c| Times::measure(c, &model.inputs(), MEASURE)).collect::<Result<_, _>>()?),
     };
     let labels = samples.labels();
-    let mut s = Search { compiler, model, samples, labels, loss, probes, times, known: BTreeMap::new() };
+    let mut s = Search { compiler, model, samples, labels, loss, probes, sizes, times, known: BTreeMap::new() };
     let limits = s.limits(budget)?;
     let found = match (budget.drop, limits) {
         (Some(drop), [None, None]) => s.smallest(drop, progress)?,
@@ -118,8 +122,7 @@ pub fn search(compiler: &Compiler, budget: &Budget, model: &Model, progress: &mu
 
 impl Search<'_> {
     fn bytes(&self, layer: usize, option: usize) -> u64 {
-        let bits = WIDTHS[option].bits().unwrap_or(32);
-        (self.probes[layer].weights as u64 * u64::from(bits)).div_ceil(8)
+        self.sizes[option].get(&self.probes[layer].layer).copied().unwrap_or(0)
     }
 
     fn ns(&self, layer: usize, option: usize) -> f64 {
@@ -150,7 +153,7 @@ impl Search<'_> {
         let size = budget.size.map(|s| s.bytes(whole));
         let smallest = least(&|l, o| self.bytes(l, o) as f64);
         if let Some(limit) = size.filter(|&l| (l as f64) < smallest) {
-            let help = format!("the least is {smallest:.0} bytes, 2 bits for every weight; at 8 bits it is {whole}");
+            let help = format!("the least is {smallest:.0} bytes, with 2 bits for every weight; at 8 bits it is {whole}");
             return Err(infeasible(format!("weights of {limit} bytes"), help));
         }
         let fixed = self.fixed_ns();
@@ -227,6 +230,11 @@ impl Search<'_> {
         Ok(options)
     }
 
+    /// Whether no wider option of the layer takes as little room and time.
+    fn pays(&self, layer: usize, option: usize) -> bool {
+        (0..option).all(|wider| self.bytes(layer, wider) > self.bytes(layer, option) || self.ns(layer, wider) > self.ns(layer, option))
+    }
+
     /// Assignments that differ in one layer or in two and keep the limits, by rising predicted loss.
     fn neighbours(&self, options: &[usize], limits: [Option<u64>; 2]) -> Vec<Vec<usize>> {
         let predicted = |o: &[usize]| o.iter().zip(&self.probes).map(|(&o, p)| p.losses[o]).sum::<f64>();
@@ -242,12 +250,13 @@ impl Search<'_> {
             o
         };
         for a in 0..options.len() {
-            for to in (0..WIDTHS.len()).filter(|&to| to != options[a]) {
+            for to in (0..WIDTHS.len()).filter(|&to| to != options[a] && self.pays(a, to)) {
                 let one = change(options, a, to);
                 push(one.clone());
                 for b in a + 1..options.len() {
                     // One gets more bits, the other fewer.
-                    for back in (0..WIDTHS.len()).filter(|&back| (back > options[b]) != (to > options[a]) && back != options[b]) {
+                    let other = |back: &usize| (*back > options[b]) != (to > options[a]) && *back != options[b] && self.pays(b, *back);
+                    for back in (0..WIDTHS.len()).filter(other) {
                         push(change(&one, b, back));
                     }
                 }
@@ -323,16 +332,19 @@ impl Compiler {
         crate::recover::probe(rounding, samples, widths, self.recovery.steps, loss, progress)
     }
 
-    /// Times of the layers with weights of one width, rounded to nearest.
-    pub(crate) fn times(
-        &self,
-        model: &Model,
-        probes: &[Probe],
-        width: Width,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Times, Failure> {
+    /// The network with weights of one width, rounded to nearest: what takes place and time as any other of that width.
+    fn uniform(&self, model: &Model, probes: &[Probe], width: Width, progress: &mut dyn FnMut(Progress)) -> Result<Compiled, Failure> {
         let bits = Bits { default: width, layers: probes.iter().map(|p| (p.layer.clone(), width)).collect() };
-        let compiled: Compiled = Self { bits, recovery: Recovery::bias_only(), ..self.clone() }.compile(model, progress)?;
-        Times::measure(&compiled, &model.inputs(), MEASURE)
+        Self { bits, recovery: Recovery::bias_only(), ..self.clone() }.compile(model, progress)
     }
+}
+
+/// Bytes of the weights in the object by layer, which is named by its first ONNX node.
+fn stored_bytes(compiled: &Compiled) -> Result<BTreeMap<String, u64>, Failure> {
+    let mut all = BTreeMap::new();
+    for step in &compiled.program()?.steps {
+        let name = step.origin.names().first().cloned().unwrap_or_default();
+        *all.entry(name).or_insert(0) += stored_weights(step).unwrap_or(0) as u64;
+    }
+    Ok(all)
 }

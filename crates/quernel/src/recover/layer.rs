@@ -8,7 +8,7 @@ use super::{
 use crate::Failure;
 use quernel_ir::{Def, Diagnostic, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Value};
 use quernel_quant::{
-    Width,
+    TableScheme, Width,
     recover::{BLOCK, Block, Gram, MOST_F, Rounded, Solver, Steps, add_all, solvers},
     schemes,
     weights::{Levels, legal_scale},
@@ -20,19 +20,19 @@ const POSITIONS: usize = 1 << 16;
 const WORK: usize = 100_000_000_000;
 const PER_OPERAND: usize = 4;
 /// Operands beyond which sums of their products would not fit in memory.
-const MOST_OPERANDS: usize = 6144;
+pub const MOST_OPERANDS: usize = 6144;
 
 /// What a layer gets.
 #[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Outcome {
     /// One per weight.
-    codes: Vec<i32>,
-    scales: Vec<f32>,
+    pub(super) codes: Vec<i32>,
+    pub(super) scales: Vec<f32>,
     /// The table the codes index, or none for integers.
-    table: Vec<i8>,
-    bits: u8,
+    pub(super) table: Vec<i8>,
+    pub(super) bits: u8,
     /// Absent where it stays.
-    bias: Option<Vec<f32>>,
+    pub(super) bias: Option<Vec<f32>>,
 }
 
 impl Outcome {
@@ -100,13 +100,23 @@ impl Prepared {
                 let target: Vec<f32> = solvers.iter().flat_map(Solver::target).collect();
                 let legal = |row: usize, wish: f64| legal_scale(wish, self.bias.get(row).copied().unwrap_or(0.0), self.sx, self.sr);
                 let candidates = match width {
-                    Some(Width::Int(bits)) => vec![(bits, Levels::signed(bits))],
-                    Some(Width::Code(table, bits)) => vec![(bits, table.levels(bits, &target, rows))],
-                    Some(Width::Auto(bits)) => schemes(bits, &target, rows),
-                    Some(Width::Float | Width::Panels(..)) | None => vec![(quant.storage().bits(), own)],
+                    Some(Width::Int(bits)) => vec![(bits, Levels::signed(bits), false)],
+                    Some(Width::Code(table, bits)) => {
+                        vec![(bits, table.levels(bits, &target, rows), table == TableScheme::Codebook)]
+                    }
+                    Some(Width::Auto(bits)) => {
+                        let book = TableScheme::Codebook.bits(bits).map(|b| TableScheme::Codebook.levels(b, &target, rows));
+                        let free = |levels: &Levels| Some(levels) == book.as_ref();
+                        schemes(bits, &target, rows).into_iter().map(|(bits, l)| (bits, l.clone(), free(&l))).collect()
+                    }
+                    Some(Width::Float | Width::Panels(..)) | None => vec![(quant.storage().bits(), own, false)],
                 };
-                let rounded = candidates.into_iter().filter_map(|(bits, levels)| {
-                    let found = Rounded::of(solvers, &levels, steps, &legal)?;
+                // The entries of a codebook may change.
+                let rounded = candidates.into_iter().filter_map(|(bits, levels, free)| {
+                    let (levels, found) = match free && steps.refit {
+                        true => Rounded::of_codebook(solvers, levels, steps, &legal)?,
+                        false => (levels.clone(), Rounded::of(solvers, &levels, steps, &legal)?),
+                    };
                     Some((found.errors.iter().sum::<f64>(), bits, levels, found))
                 });
                 let (_, bits, levels, found) = rounded.min_by(|a, b| a.0.total_cmp(&b.0))?;
@@ -148,12 +158,12 @@ fn corrected(geometry: &Geometry, means: &[[Vec<f64>; 3]], weights: &[f32], bias
     (0..geometry.rows * geometry.groups).map(channel).collect()
 }
 
-fn scale(g: &Graph, v: Value) -> f32 {
+pub fn scale(g: &Graph, v: Value) -> f32 {
     g.ty(v).elem.quant().and_then(Quant::tensor_params).map_or(1.0, |p| p.0)
 }
 
 /// The bias of a layer, empty without one.
-fn float_bias(g: &Graph, n: Node) -> Vec<f32> {
+pub fn float_bias(g: &Graph, n: Node) -> Vec<f32> {
     let node = &g.nodes[n];
     let residual = node.op.epilogue().is_some_and(|(_, r)| r);
     if node.args.len() > 2 + usize::from(residual) {

@@ -4,14 +4,16 @@
 //! sample: in the quantized one with all layers before it already final. [`quernel_quant::recover`] finds the codes and
 //! scales; the bias absorbs the mean error that is left.
 
+mod blocks;
 mod layer;
+mod net;
 mod operands;
 mod probe;
 mod staged;
 mod store;
 
 use crate::{Failure, Progress};
-use layer::{Outcome, Prepared, apply, rounds};
+use layer::{MOST_OPERANDS, Outcome, Prepared, apply, rounds};
 pub use probe::{Probe, probe};
 use quernel_ir::{Graph, Node, Op, Tensor, Value};
 use quernel_passes::{Cx, Pipeline};
@@ -27,10 +29,14 @@ use store::Store;
 /// Which parts of accuracy recovery run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovery {
+    /// Factors move between the channels of neighbouring layers before anything is rounded.
+    pub equalize: bool,
     /// Biases absorb the mean error of rounding.
     pub bias: bool,
     /// Codes of weights: error feedback, refit of scales, descent.
     pub steps: Steps,
+    /// Blocks of layers are then tuned together, by gradients.
+    pub blocks: bool,
     /// Weights of 8 bits take part, too; otherwise only those below.
     pub all: bool,
     /// Folder that remembers finished layers, so that an interrupted run goes on where it stopped.
@@ -51,16 +57,16 @@ impl Recovery {
     /// Weights round to nearest, biases absorb the mean error.
     pub fn bias_only() -> Self {
         let steps = Steps { feedback: false, refit: false, descent: false };
-        Self { bias: true, steps, all: false, resume: None }
+        Self { equalize: false, bias: true, steps, blocks: false, all: false, resume: None }
     }
     /// Whether weights are rounded with their operands in view.
     pub fn weights(&self) -> bool {
-        self.steps.feedback || self.steps.refit || self.steps.descent
+        self.steps.feedback || self.steps.refit || self.steps.descent || self.blocks
     }
 }
 
 /// Names of the parts, for options and messages.
-const PARTS: &str = "bias, feedback, refit, descent, all, none";
+const PARTS: &str = "equalize, bias, feedback, refit, descent, blocks, all, none";
 
 impl std::str::FromStr for Recovery {
     type Err = String;
@@ -69,10 +75,12 @@ impl std::str::FromStr for Recovery {
         let mut r = Self::none();
         for part in s.split(',').filter(|p| *p != "none") {
             match part {
+                "equalize" => r.equalize = true,
                 "bias" => r.bias = true,
                 "feedback" => r.steps.feedback = true,
                 "refit" => r.steps.refit = true,
                 "descent" => r.steps.descent = true,
+                "blocks" => r.blocks = true,
                 "all" => r.all = true,
                 _ => return Err(format!("{part:?} is no part of accuracy recovery: {PARTS}")),
             }
@@ -109,10 +117,17 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// The start once more: the same layers, on the same samples.
+    fn again(self, g: &Graph, samples: &Samples) -> Result<Self, Failure> {
+        let samples = samples.slice(0..held(self.float, samples));
+        let (rounded, real) = (Staged::new(g, &samples)?, Staged::new(self.float, &samples)?);
+        Ok(Self { rounded, real, ..self })
+    }
+
     /// The start of both networks on as many samples as memory holds between two layers.
     fn new(g: &Graph, float: &'a Graph, cx: &Cx, samples: &Samples, integers: &'a dyn Fn() -> Pipeline) -> Result<Self, Failure> {
         let layers = layers(g, float, cx);
-        let samples = samples.slice(0..samples.len().min((MOST_HELD / held_bytes(float).max(1)).max(8)));
+        let samples = samples.slice(0..held(float, samples));
         let both = |f: &dyn Fn(&Layer) -> [Option<Value>; 2]| layers.iter().flat_map(f).flatten().collect();
         let wanted = [both(&|l| [Some(l.x), l.residual]), both(&|l| [Some(l.float_x), l.float_residual])];
         let (rounded, real) = (Staged::new(g, &samples)?, Staged::new(float, &samples)?);
@@ -178,6 +193,11 @@ pub fn recover(
                 outcome
             }
         };
+        let operands: usize = layer.float.ty.dims[1..].iter().product();
+        if rounds(options, bits) && operands > MOST_OPERANDS {
+            let message = format!("its weights are rounded to nearest: sums of products of {operands} operands take too much memory");
+            cx.remark("recover", g, layer.node, message);
+        }
         match outcome {
             Some(outcome) => {
                 cx.float_weights.remove(&g.nodes[layer.node].args[1]);
@@ -187,6 +207,10 @@ pub fn recover(
         }
     }
     progress(Progress { what: "rounding layers", done: count, of: count });
+    if options.blocks {
+        let walk = walk.again(g, samples)?;
+        blocks::reconstruct(Rounding { g, float, cx, integers }, walk, options, &store, progress)?;
+    }
     Ok(())
 }
 
@@ -237,6 +261,11 @@ fn layers(g: &Graph, float: &Graph, cx: &Cx) -> Vec<Layer> {
         })
     };
     g.order.iter().filter_map(layer).collect()
+}
+
+/// How many of the samples memory holds.
+fn held(float: &Graph, samples: &Samples) -> usize {
+    samples.len().min((MOST_HELD / held_bytes(float).max(1)).max(8))
 }
 
 /// The largest sum of bytes alive between two nodes: floats of this network and bytes of the quantized one.

@@ -65,14 +65,10 @@ impl Geometry {
         }
     }
 
-    /// Writes the operands of group `group` at `position` into column `column` of `[inputs][BLOCK]`.
-    fn gather(&self, values: &Values<'_>, group: usize, position: usize, column: usize, to: &mut [i16]) {
+    /// Calls `each(operand, element)` for the operands of group `group` at `position`: the input element it is, or padding.
+    pub fn operands(&self, group: usize, position: usize, mut each: impl FnMut(usize, Option<usize>)) {
         match &self.shape {
-            Shape::Dense => {
-                for i in 0..self.inputs {
-                    to[i * BLOCK + column] = values.at(position * self.inputs + i);
-                }
-            }
+            Shape::Dense => (0..self.inputs).for_each(|i| each(i, Some(position * self.inputs + i))),
             Shape::Conv { channels, extents, outputs, window } => {
                 let plane: usize = extents.iter().product();
                 let (image, mut rest) = (position / outputs.iter().product::<usize>(), position % outputs.iter().product::<usize>());
@@ -95,15 +91,20 @@ impl Geometry {
                     }
                     for c in 0..per_group {
                         let channel = image * channels + group * per_group + c;
-                        to[(c * taps + tap) * BLOCK + column] = if inside { values.at(channel * plane + offset) } else { 0 };
+                        each(c * taps + tap, inside.then_some(channel * plane + offset));
                     }
                 }
             }
         }
     }
 
+    /// Writes the operands of group `group` at `position` into column `column` of `[inputs][BLOCK]`.
+    fn gather(&self, values: &Values<'_>, group: usize, position: usize, column: usize, to: &mut [i16]) {
+        self.operands(group, position, |i, at| to[i * BLOCK + column] = at.map_or(0, |at| values.at(at)));
+    }
+
     /// Index of output element `row` of `group` at `position`.
-    fn result(&self, group: usize, row: usize, position: usize) -> usize {
+    pub fn result(&self, group: usize, row: usize, position: usize) -> usize {
         let channel = group * self.rows + row;
         match &self.shape {
             Shape::Dense => position * self.rows + channel,

@@ -13,8 +13,6 @@ use quernel_quant::{Samples, Width, recover::Steps};
 pub struct Probe {
     /// ONNX node that names it in a bits.toml.
     pub layer: String,
-    /// Number of its weights.
-    pub weights: usize,
     /// Loss of the network's output by width; infinite where the layer cannot have it.
     pub losses: Vec<f64>,
 }
@@ -54,11 +52,7 @@ pub fn probe(
             });
         }
         let names = g.nodes[layer.node].origin.names();
-        probes.push(Probe {
-            layer: names.first().cloned().unwrap_or_else(|| g.describe(layer.node)),
-            weights: layer.float.ty.count(),
-            losses,
-        });
+        probes.push(Probe { layer: names.first().cloned().unwrap_or_else(|| g.describe(layer.node)), losses });
         // The means alone: what follows sees a layer without bias of its own.
         if let Some(outcome) = prepared.and_then(|p| p.outcome(Some(Width::Int(8)), steps, true)) {
             apply(g, layer, outcome)?;
