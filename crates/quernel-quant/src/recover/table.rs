@@ -10,6 +10,9 @@ use rayon::prelude::*;
 /// Times that codebook and codes are fitted to each other.
 const ROUNDS: usize = 4;
 
+/// Matrix and right side.
+type Equations = (Vec<f64>, Vec<f64>);
+
 impl Rounded {
     /// Rounds all groups with a codebook that is fitted to the codes (Lloyd's two steps in the layer's own measure): first
     /// with `levels`, then with the codebook of least error for the codes found, as long as the error falls.
@@ -60,7 +63,7 @@ fn fitted(groups: &[Solver], levels: &Levels, rounded: &Rounded) -> Option<(Vec<
         rows.extend((0..solver.rows).map(|row| (solver, row, first + row)));
         first += solver.rows;
     }
-    let equations = |&(solver, row, at): &(&Solver, usize, usize)| -> Option<(Vec<f64>, Vec<f64>)> {
+    let equations = |&(solver, row, at): &(&Solver, usize, usize)| -> Option<Equations> {
         let n = solver.inputs;
         let codes = &rounded.codes[rounded.codes.len() / rounded.scales.len() * at..];
         let level: Vec<usize> = solver.order.iter().map(|&i| of_code(codes[i])).collect::<Option<_>>()?;
@@ -79,12 +82,12 @@ fn fitted(groups: &[Solver], levels: &Levels, rounded: &Rounded) -> Option<(Vec<
         }
         Some((m, v))
     };
-    let parts: Vec<(Vec<f64>, Vec<f64>)> = rows.par_iter().map(equations).collect::<Option<_>>()?;
+    let parts: Vec<Equations> = rows.par_iter().map(equations).collect::<Option<_>>()?;
     // Levels that no code has, and zero, stay.
     let used: Vec<usize> =
         (0..entries).filter(|&a| ladder.values[a] != 0.0 && parts.iter().any(|(m, _)| m[a * entries + a] > 0.0)).collect();
     let n = used.len();
-    let sum = |at: &dyn Fn(&(Vec<f64>, Vec<f64>)) -> f64| parts.iter().map(at).sum::<f64>();
+    let sum = |at: &dyn Fn(&Equations) -> f64| parts.iter().map(at).sum::<f64>();
     let mut m: Vec<f64> = (0..n * n).map(|i| sum(&|p| p.0[used[i / n] * entries + used[i % n]])).collect();
     let mut v: Vec<[f64; LANES]> = used.iter().map(|&a| [sum(&|p| p.1[a]); LANES]).collect();
     if n == 0 || !cholesky(&mut m, n) {

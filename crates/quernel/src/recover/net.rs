@@ -226,10 +226,7 @@ impl<'a> Maker<'a> {
         let by_column = (0..columns).map(|p| geometry.result(0, 0, p) as u32).collect();
         let by_row = (0..groups * rows).map(|r| geometry.result(r / rows, r % rows, 0) as u32).collect();
         let x = self.operand(node.args[0]);
-        let addend = match node.args.last().filter(|_| residual) {
-            Some(&r) => Some(self.operand(r)),
-            None => None,
-        };
+        let addend = node.args.last().filter(|_| residual).map(|&r| self.operand(r));
         let y = self.buffer(node.result());
         let layer = self.numbers.len();
         self.net.steps.push(Step::Layer { layer, x, residual: addend, y, bounds: act.bounds() });
