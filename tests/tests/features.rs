@@ -1,4 +1,4 @@
-//! Every model of `fixtures/features`, `fixtures/operators` and `fixtures/kinds`, float and int8, at every kernel level of this
+//! Every model of `fixtures/features`, `fixtures/operators`, `fixtures/composites` and `fixtures/kinds`, float and int8, at every kernel level of this
 //! machine.
 //!
 //! * float: the outputs agree with the expected ones of the ONNX reference (1e-4 relative to the largest);
@@ -7,6 +7,7 @@
 
 use quernel::{
     Calibration, Compiled, Compiler, Model, ModelOptions,
+    ir::Tensor,
     passes::Activations,
     quant::{Bits, SampleOptions, Samples, Width, expected_outputs},
 };
@@ -29,6 +30,11 @@ fn generated(compiled: Compiled) -> Result<Compiled, quernel::Failure> {
     compiled.jit().map(|_| compiled)
 }
 
+/// The numbers of an output of any plain type.
+fn numbers(t: &Tensor) -> Vec<f32> {
+    t.to_f64().expect("plain numbers").into_iter().map(|x| x as f32).collect()
+}
+
 fn float(path: &Path) -> datatest_stable::Result<()> {
     let model = model(path);
     let samples = samples(path, &model);
@@ -38,7 +44,7 @@ fn float(path: &Path) -> datatest_stable::Result<()> {
         let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
         for ((name, _), tensor) in model.imported.graph.outputs.iter().zip(got) {
             let want = expected_outputs(&path.with_extension("npz"), name).expect("the output is in the file");
-            let got = tensor.to_f32().expect("an f32 output");
+            let got = numbers(&tensor);
             let want = &want[i * got.len()..(i + 1) * got.len()];
             let largest = want.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
             for (a, b) in got.iter().zip(want) {
@@ -68,7 +74,7 @@ fn integers(path: &Path, compiler: &Compiler) -> datatest_stable::Result<()> {
         let got = agree(&compiled, &samples.get(i).unwrap_or_else(|e| panic!("{e}")));
         for ((name, _), tensor) in model.imported.graph.outputs.iter().zip(got) {
             let want = expected_outputs(&path.with_extension("npz"), name).expect("the output is in the file");
-            let got = tensor.to_f32().expect("an f32 output");
+            let got = numbers(&tensor);
             for (a, b) in got.iter().zip(&want[i * got.len()..]) {
                 signal += f64::from(*b) * f64::from(*b);
                 noise += (f64::from(*a) - f64::from(*b)).powi(2);
@@ -87,6 +93,8 @@ datatest_stable::harness! {
     { test = int8, root = "../fixtures/operators", pattern = r"\.onnx$" },
     { test = dynamic, root = "../fixtures/features", pattern = r"\.onnx$" },
     { test = dynamic, root = "../fixtures/operators", pattern = r"\.onnx$" },
+    { test = float, root = "../fixtures/composites", pattern = r"\.onnx$" },
+    { test = int8, root = "../fixtures/composites", pattern = r"\.onnx$" },
     { test = float, root = "../fixtures/kinds", pattern = r"\.onnx$" },
     { test = int8, root = "../fixtures/kinds", pattern = r"\.onnx$" },
 }
