@@ -25,7 +25,7 @@ pub enum TableScheme {
 }
 
 /// Largest entry of tables whose entries are rounded from real numbers.
-pub(crate) const LARGEST: f64 = 64.0;
+const LARGEST: f64 = 64.0;
 /// Rounds of k-means, and weights it looks at.
 const ROUNDS: usize = 30;
 const SAMPLE: usize = 1 << 16;

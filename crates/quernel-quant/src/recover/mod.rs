@@ -16,15 +16,12 @@
 //! 2. **Refit**: the scale of the row that is best for the codes, in closed form.
 //! 3. **Descent**: single codes move as long as the error falls.
 //!
-//! A codebook is then fitted to the codes in closed form, and the codes are found again, as long as the error falls.
-//!
 //! Everything is f64 in a fixed order; rows are independent, so threads change nothing.
 
 mod factor;
 mod gram;
 mod ladder;
 mod rows;
-mod table;
 
 pub use gram::{BLOCK, Block, Gram, MOST_F, MOST_X, add_all};
 pub(crate) use ladder::Ladder;

@@ -33,16 +33,16 @@ pub struct Steps {
 /// The quadratic form of a layer (of one group of its channels), factored, and the rows it would like to have.
 #[derive(Debug)]
 pub struct Solver {
-    pub(super) inputs: usize,
-    pub(super) rows: usize,
+    inputs: usize,
+    rows: usize,
     /// Operand of every column: columns are sorted by rising energy, and rounded from the last.
-    pub(super) order: Vec<usize>,
+    order: Vec<usize>,
     /// `A` in that order.
-    pub(super) form: Vec<f64>,
+    form: Vec<f64>,
     /// `L`, lower triangle.
     factor: Vec<f64>,
     /// `[rows][inputs]` in that order.
-    pub(super) target: Vec<f64>,
+    target: Vec<f64>,
     /// `t A t'` of every row: the error of rounding everything to zero.
     energy: Vec<f64>,
 }
@@ -190,27 +190,6 @@ impl Solver {
         complete.then_some(out)
     }
 
-    /// Refit and descent from given codes, `[rows][inputs]`, and scales; both may have been found with other levels.
-    pub(super) fn go_on(&self, levels: &Levels, codes: &[i32], scales: &[f32], steps: Steps, legal: &Legal<'_>) -> Option<Rounded> {
-        let n = self.inputs;
-        let ladder = Ladder::new(levels);
-        let one = |row: usize| {
-            let own = |&i: &usize| ladder.codes.iter().position(|c| *c == codes[row * n + i]).map(|l| l as u16);
-            let levels = self.order.iter().map(own).collect::<Option<Vec<u16>>>()?;
-            let mut c = Candidate { scale: legal(row, f64::from(scales[row]))?, error: f64::INFINITY, levels };
-            self.improve(&ladder, row, steps, &|s| legal(row, s), &mut c);
-            Some(c)
-        };
-        let rows: Vec<Candidate> = (0..self.rows).into_par_iter().map(one).collect::<Option<_>>()?;
-        let mut out = Rounded { codes: vec![0; self.rows * n], scales: Vec::new(), errors: Vec::new() };
-        for (codes, c) in out.codes.chunks_exact_mut(n).zip(rows) {
-            self.order.iter().zip(&c.levels).for_each(|(&at, &level)| codes[at] = ladder.codes[usize::from(level)]);
-            out.scales.push(c.scale);
-            out.errors.push(c.error);
-        }
-        Some(out)
-    }
-
     fn row(&self, row: usize) -> &[f64] {
         &self.target[row * self.inputs..(row + 1) * self.inputs]
     }
@@ -292,11 +271,6 @@ impl Solver {
         };
         let wish = product(&|i| target[i]);
         let mut have = product(&|i| ladder.values[usize::from(c.levels[i])]);
-        if !c.error.is_finite() {
-            let s = f64::from(c.scale);
-            let sum = |v: &[f64]| (0..n).map(|i| ladder.values[usize::from(c.levels[i])] * v[i]).sum::<f64>();
-            c.error = s * s * sum(&have) - 2.0 * s * sum(&wish) + self.energy[row];
-        }
         for _ in 0..ROUNDS {
             let before = c.error;
             let value = |i: usize, levels: &[u16]| ladder.values[usize::from(levels[i])];

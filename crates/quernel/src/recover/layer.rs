@@ -8,7 +8,7 @@ use super::{
 use crate::Failure;
 use quernel_ir::{Def, Diagnostic, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Value};
 use quernel_quant::{
-    TableScheme, Width,
+    Width,
     recover::{BLOCK, Block, Gram, MOST_F, Rounded, Solver, Steps, add_all, solvers},
     schemes,
     weights::{Levels, legal_scale},
@@ -100,23 +100,13 @@ impl Prepared {
                 let target: Vec<f32> = solvers.iter().flat_map(Solver::target).collect();
                 let legal = |row: usize, wish: f64| legal_scale(wish, self.bias.get(row).copied().unwrap_or(0.0), self.sx, self.sr);
                 let candidates = match width {
-                    Some(Width::Int(bits)) => vec![(bits, Levels::signed(bits), false)],
-                    Some(Width::Code(table, bits)) => {
-                        vec![(bits, table.levels(bits, &target, rows), table == TableScheme::Codebook)]
-                    }
-                    Some(Width::Auto(bits)) => {
-                        let book = TableScheme::Codebook.bits(bits).map(|b| TableScheme::Codebook.levels(b, &target, rows));
-                        let free = |levels: &Levels| Some(levels) == book.as_ref();
-                        schemes(bits, &target, rows).into_iter().map(|(bits, l)| (bits, l.clone(), free(&l))).collect()
-                    }
-                    Some(Width::Float | Width::Panels(..)) | None => vec![(quant.storage().bits(), own, false)],
+                    Some(Width::Int(bits)) => vec![(bits, Levels::signed(bits))],
+                    Some(Width::Code(table, bits)) => vec![(bits, table.levels(bits, &target, rows))],
+                    Some(Width::Auto(bits)) => schemes(bits, &target, rows),
+                    Some(Width::Float | Width::Panels(..)) | None => vec![(quant.storage().bits(), own)],
                 };
-                // The entries of a codebook may change.
-                let rounded = candidates.into_iter().filter_map(|(bits, levels, free)| {
-                    let (levels, found) = match free && steps.refit {
-                        true => Rounded::of_codebook(solvers, levels, steps, &legal)?,
-                        false => (levels.clone(), Rounded::of(solvers, &levels, steps, &legal)?),
-                    };
+                let rounded = candidates.into_iter().filter_map(|(bits, levels)| {
+                    let found = Rounded::of(solvers, &levels, steps, &legal)?;
                     Some((found.errors.iter().sum::<f64>(), bits, levels, found))
                 });
                 let (_, bits, levels, found) = rounded.min_by(|a, b| a.0.total_cmp(&b.0))?;
