@@ -309,13 +309,13 @@ mod tests {
         let (x, t) = (noise(n, 3), noise(n, 4));
         let mut w = Weights { w: vec![noise(n * n, 1), noise(n * n, 2)], b: vec![noise(n, 5), noise(n, 6)] };
         let mut gradient = w.zeros();
-        net.backward(&net.forward(&[x.clone()], &w), &[t.clone()], &net.turned(&w), &mut gradient);
+        net.backward(&net.forward(std::slice::from_ref(&x), &w), std::slice::from_ref(&t), &net.turned(&w), &mut gradient);
         for l in 0..2 {
             for i in 0..n * n {
                 let old = w.w[l][i];
                 let mut at = |d: f32| {
                     w.w[l][i] = old + d;
-                    net.loss(&net.forward(&[x.clone()], &w), &[t.clone()])
+                    net.loss(&net.forward(std::slice::from_ref(&x), &w), std::slice::from_ref(&t))
                 };
                 let slope = (at(1e-3) - at(-1e-3)) / 2e-3;
                 w.w[l][i] = old;
@@ -331,7 +331,7 @@ mod tests {
         let teacher = Weights { w: vec![noise(n * n, 1), noise(n * n, 2)], b: vec![noise(n, 5), noise(n, 6)] };
         let sample = |i: usize| {
             let x = noise(n, 100 + i as u64);
-            let wanted = net.forward(&[x.clone()], &teacher)[4].clone();
+            let wanted = net.forward(std::slice::from_ref(&x), &teacher)[4].clone();
             Some((vec![x], vec![wanted]))
         };
         let layers: Vec<Tuned> = (0..2)
