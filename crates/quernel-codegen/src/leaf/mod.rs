@@ -95,6 +95,10 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
         let form = |dot| depthwise_tiles::leaf(program, step, Form::Narrow(dot));
         return form(narrow::Dot::Sums).or_else(|| form(narrow::Dot::Pairs));
     }
+    if !matches!(step.what, What::Conv { .. }) {
+        // Finding weights walks over all steps.
+        return None;
+    }
     let proven = quernel_ir::codes::weights(program, step).is_some_and(|w| narrow::sums_fit(&w));
     narrow_leaf(program, step, if proven { narrow::Dot::Sums } else { narrow::Dot::Pairs })
 }
