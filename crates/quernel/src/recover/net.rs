@@ -386,7 +386,7 @@ mod tests {
             };
             let net =
                 Net { sizes: vec![x.count(), y.count()], inputs: vec![0], steps: vec![Step::Gather { x: 0, y: 1, map }], ..Net::default() };
-            let have = net.forward(&[numbers.clone()], &Default::default()).remove(1);
+            let have = net.forward(std::slice::from_ref(&numbers), &Default::default()).remove(1);
             assert!(have.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "{op:?}: {have:?} {want:?}");
         }
     }
