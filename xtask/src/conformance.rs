@@ -50,9 +50,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         }
         return Err(why);
     }
-    let mut build = crate::command("cargo");
-    build.args(["build", "-q", "--release", "-p", "quernel-tests", "--bin", "conformance"]);
-    crate::succeed(build, "cargo build --bin conformance")?;
+    crate::program("conformance")?;
     let outcomes = judge(&home, filter.as_deref(), if check { &LARGE } else { &[] })?;
     let passed: Vec<&Outcome> = outcomes.iter().filter(|o| o.passed.is_some()).collect();
     if let Some(filter) = filter {

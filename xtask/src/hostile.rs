@@ -102,12 +102,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     }
     let quernel = match value("--quernel") {
         Some(path) => PathBuf::from(path),
-        None => {
-            let mut build = crate::command("cargo");
-            build.args(["build", "-q", "--release", "-p", "quernel-cli"]);
-            crate::succeed(build, "cargo build -p quernel-cli")?;
-            crate::root().join("target/release/quernel")
-        }
+        None => crate::program("quernel")?,
     };
     let start = Instant::now();
     let answers = answers(&quernel, &cases, fast, &home.join("work"))?;
@@ -198,8 +193,8 @@ fn table(counts: &BTreeMap<(&str, &str), BTreeMap<Outcome, usize>>) {
 /// The corpus of this repository.
 fn own(home: &Path) -> Result<PathBuf, String> {
     let out = home.join("own");
-    let mut write = crate::command("cargo");
-    write.args(["run", "-q", "--release", "-p", "quernel-fuzz", "--", "hostile"]).arg(&out);
+    let mut write = crate::command(&crate::program("quernel-fuzz")?.to_string_lossy());
+    write.arg("hostile").arg(&out);
     crate::succeed(write, "quernel-fuzz hostile")?;
     Ok(out)
 }

@@ -16,7 +16,7 @@ mod quantization;
 mod targets;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -90,9 +90,18 @@ fn layers(arguments: &[String]) -> Result<(), String> {
 }
 
 fn differential(arguments: &[String]) -> Result<(), String> {
-    let mut run = command("cargo");
-    run.args(["run", "--release", "-q", "-p", "quernel-fuzz", "--", "differential"]).args(arguments);
+    let mut run = command(&program("quernel-fuzz")?.to_string_lossy());
+    run.arg("differential").args(arguments);
     succeed(run, "quernel-fuzz differential")
+}
+
+/// Builds a program of the workspace, and names it. The whole workspace decides on features of dependencies, so that no
+/// chore builds them once more.
+fn program(name: &str) -> Result<PathBuf, String> {
+    let mut build = command("cargo");
+    build.args(["build", "-q", "--release", "--workspace", "--bin", name]);
+    succeed(build, &format!("cargo build --bin {name}"))?;
+    Ok(root().join("target/release").join(name))
 }
 
 /// The folder of the workspace.

@@ -29,9 +29,7 @@ fn script(path: &str, arguments: &[String]) -> Result<(), String> {
         }
         Err(why) => return Err(why),
     };
-    let mut build = crate::command("cargo");
-    build.args(["build", "-q", "--release", "-p", "quernel-cli"]);
-    crate::succeed(build, "cargo build -p quernel-cli")?;
+    crate::program("quernel")?;
     let mut run = crate::command(&python.to_string_lossy());
     run.arg(path).args(arguments.iter().filter(|a| *a != "--check"));
     crate::succeed(run, path)

@@ -46,11 +46,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     } else {
         folders.iter().map(|f| files(f)).collect::<Result<Vec<_>, _>>()?.concat()
     };
-    let mut build = crate::command("cargo");
-    build.args(["build", "-q", "--release", "-p", "quernel-tests", "--bin", "targets"]);
-    crate::succeed(build, "cargo build --bin targets")?;
-    let program = crate::root().join("target/release/targets");
-    let mut check = crate::command(&program.to_string_lossy());
+    let mut check = crate::command(&crate::program("targets")?.to_string_lossy());
     check.args(passed).args(models);
     crate::succeed(check, "targets")
 }

@@ -71,11 +71,11 @@ int main(void) {{
     );
     for i in 0..inputs {
         let key = key("INPUT", inputs, i);
-        let _ = writeln!(text, "      in[{i}] = guarded({key}_BYTES, {key}_BYTES / {key}_SIZE, at_end, fills[f]);");
+        let _ = writeln!(text, "      in[{i}] = guarded({key}_BYTES, {key}_SIZE ? {key}_BYTES / {key}_SIZE : 1, at_end, fills[f]);");
     }
     for i in 0..outputs {
         let key = key("OUTPUT", outputs, i);
-        let _ = writeln!(text, "      out[{i}] = guarded({key}_BYTES, {key}_BYTES / {key}_SIZE, at_end, -1);");
+        let _ = writeln!(text, "      out[{i}] = guarded({key}_BYTES, {key}_SIZE ? {key}_BYTES / {key}_SIZE : 1, at_end, -1);");
     }
     text += "      if (m_run_v(in, out, guarded(M_ARENA_SIZE, M_ARENA_ALIGN, at_end, -1)) != 0) return 1;\n    }\n  return 0;\n}\n";
     text
