@@ -10,6 +10,7 @@ const STEPS: &[&[&str]] = &[
     &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "conformance", "--check"],
     &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "targets", "--fast"],
     &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "hostile", "--fast"],
+    &["cargo", "run", "-q", "--release", "-p", "xtask", "--", "ort", "--check"],
     &["make", "-C", "examples", "check"],
     &["RUSTDOCFLAGS=-D warnings", "cargo", "doc", "--release", "--no-deps", "--workspace"],
 ];

@@ -155,7 +155,8 @@ fn answers(quernel: &Path, cases: &[Case], fast: bool, work: &Path) -> Result<Ve
         let own = work.join(number.to_string());
         let mut all = Vec::new();
         while let Some(&(case, way)) = jobs.get(next.fetch_add(1, Relaxed)) {
-            let (outcome, text, seconds) = attempt(quernel, &cases[case], way, &own)?;
+            let (outcome, text, seconds) =
+                attempt(quernel, &cases[case], way, &own, if fast { &Limits::UNTIMED } else { &Limits::COMPILE })?;
             all.push(Answer { case, way, outcome, text, seconds });
         }
         Ok::<_, String>(all)
@@ -245,7 +246,7 @@ fn read(corpus: &Path) -> Result<Vec<Case>, String> {
 }
 
 /// Compiles one case, and runs what was compiled.
-fn attempt(quernel: &Path, case: &Case, way: &[&str], work: &Path) -> Result<(Outcome, String, f64), String> {
+fn attempt(quernel: &Path, case: &Case, way: &[&str], work: &Path, limits: &Limits) -> Result<(Outcome, String, f64), String> {
     if work.exists() {
         fs::remove_dir_all(work).map_err(|e| e.to_string())?;
     }
@@ -255,7 +256,7 @@ fn attempt(quernel: &Path, case: &Case, way: &[&str], work: &Path) -> Result<(Ou
     let out = object.to_string_lossy();
     let line: Vec<&str> =
         [&["--error-format", "json", "compile", &model, "--name", "m", "-o", &out, "--emit", "obj,header,report"], way].concat();
-    let ended = process::run(quernel, &line, &Limits::COMPILE)?;
+    let ended = process::run(quernel, &line, limits)?;
     let seconds = ended.seconds;
     let last = ended.text.lines().last().unwrap_or_default().chars().take(300).collect::<String>();
     let outcome = match ended.end {
