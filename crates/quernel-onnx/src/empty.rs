@@ -1,7 +1,54 @@
 //! Tensors without elements. They are constants, whatever they come from: no code computes them, and none reads them. What an
 //! operator makes of them is known at import, too.
 
-use quernel_ir::{Op, ReduceKind, Scalar, Tensor, TensorTy, plain::Number};
+use crate::node::NodeCx;
+use quernel_ir::{Diagnostic, Op, ReduceKind, Scalar, Tensor, TensorTy, plain::Number};
+
+/// Operators that are composed of others with extents in their arithmetic, where those of their first two operands have to be
+/// positive.
+const NEED_ELEMENTS: &[&str] = &[
+    "AffineGrid",
+    "Attention",
+    "BatchNormalization",
+    "CausalConvWithState",
+    "CenterCropPad",
+    "Col2Im",
+    "Conv",
+    "ConvTranspose",
+    "DFT",
+    "DeformConv",
+    "FlexAttention",
+    "GRU",
+    "GridSample",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LRN",
+    "LSTM",
+    "LayerNormalization",
+    "LinearAttention",
+    "LpNormalization",
+    "MaxRoiPool",
+    "MaxUnpool",
+    "MeanVarianceNormalization",
+    "RMSNormalization",
+    "RNN",
+    "RoiAlign",
+    "RotaryEmbedding",
+    "STFT",
+];
+/// The same of the first operand only: the others may be absent by having no elements.
+const NEED_FIRST: &[&str] =
+    &["Resize", "Upsample", "AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"];
+
+/// Refuses a tensor without elements where an operator means nothing on it.
+pub fn refuse(cx: &NodeCx<'_>, operator: &str) -> Result<(), Diagnostic> {
+    let first = NEED_FIRST.contains(&operator) || NEED_ELEMENTS.contains(&operator);
+    let operands = if NEED_ELEMENTS.contains(&operator) { 2 } else { usize::from(first) };
+    match cx.inputs.iter().take(operands).flatten().find(|v| cx.g.ty(**v).dims.contains(&0)) {
+        Some(&v) => Err(cx.unsupported(format!("reads {:?}, a tensor without elements", cx.g.values[v].name))),
+        None => Ok(()),
+    }
+}
 
 /// The result of a node that has no elements, or whose operands have none; `None` for every other node.
 pub fn evaluate(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Option<Tensor> {

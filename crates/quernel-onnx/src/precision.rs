@@ -6,6 +6,7 @@
 //! quantized like one of f32.
 
 use crate::{
+    empty,
     node::{Built, NodeCx},
     ops::Operator,
 };
@@ -17,6 +18,7 @@ fn other_float(cx: &NodeCx<'_>, v: Value) -> Option<Scalar> {
 
 /// Builds the node, in f32 where the operator does not take its operands as they are.
 pub fn build(cx: &mut NodeCx<'_>, operator: &Operator) -> Built {
+    empty::refuse(cx, operator.name)?;
     let given: Vec<Value> = cx.inputs.iter().flatten().copied().collect();
     if given.iter().all(|&v| other_float(cx, v).is_none()) {
         return (operator.build)(cx);

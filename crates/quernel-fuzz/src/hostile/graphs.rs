@@ -78,6 +78,11 @@ fn types(cases: &mut Cases) {
             net(dims, vec![node("Relu", &["x"], &["y"], vec![])], vec![]),
         );
     }
+    for (op, dims) in [("GridSample", &[1, 2, 0, 4][..]), ("Resize", &[1, 2, 0, 4]), ("MaxPool", &[1, 0, 4, 4]), ("LSTM", &[0, 1, 4])] {
+        let (held, inputs) =
+            (vec![floats("w", &[1, 2, 2, 2], &[0.5; 8])], if op == "Resize" { vec!["x", "", "w"] } else { vec!["x", "w"] });
+        cases.add(Expect::Error, format!("no-elements-{op}"), net(dims, vec![node(op, &inputs, &["y"], vec![])], held));
+    }
     let bare = ValueInfoProto { name: Some("x".into()), r#type: None };
     cases.add(
         Expect::Error,
