@@ -42,8 +42,7 @@ const NEED_FIRST: &[&str] =
 
 /// Refuses a tensor without elements where an operator means nothing on it.
 pub fn refuse(cx: &NodeCx<'_>, operator: &str) -> Result<(), Diagnostic> {
-    let first = NEED_FIRST.contains(&operator) || NEED_ELEMENTS.contains(&operator);
-    let operands = if NEED_ELEMENTS.contains(&operator) { 2 } else { usize::from(first) };
+    let operands = if NEED_ELEMENTS.contains(&operator) { 2 } else { usize::from(NEED_FIRST.contains(&operator)) };
     match cx.inputs.iter().take(operands).flatten().find(|v| cx.g.ty(**v).dims.contains(&0)) {
         Some(&v) => Err(cx.unsupported(format!("reads {:?}, a tensor without elements", cx.g.values[v].name))),
         None => Ok(()),

@@ -347,35 +347,8 @@ impl Operator {
     /// Whether it takes stored integers for what they are. Others would read them without their scale.
     pub(crate) fn takes_integers(&self) -> bool {
         let quantized = self.name.starts_with('Q') || self.name.ends_with("Integer") || self.name == "DequantizeLinear";
-        let moves = [
-            "ArgMax",
-            "ArgMin",
-            "Compress",
-            "Concat",
-            "DepthToSpace",
-            "Dropout",
-            "Expand",
-            "Flatten",
-            "Gather",
-            "GatherElements",
-            "GatherND",
-            "Identity",
-            "MaxPool",
-            "Pad",
-            "Reshape",
-            "ReverseSequence",
-            "Shape",
-            "Size",
-            "Slice",
-            "SpaceToDepth",
-            "Split",
-            "Squeeze",
-            "Tile",
-            "TopK",
-            "Transpose",
-            "Unsqueeze",
-        ];
-        quantized || moves.contains(&self.name)
+        let others = ["ArgMax", "ArgMin", "Dropout", "MaxPool", "Pad", "Shape", "Size", "TopK"];
+        quantized || self.moves() || others.contains(&self.name)
     }
     /// Whether it moves the elements of its first operand and does nothing else, whatever they mean.
     pub(crate) fn moves(&self) -> bool {
