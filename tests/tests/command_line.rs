@@ -70,6 +70,8 @@ fn bad_models_are_refused_with_a_located_error() {
         ("shape_mismatch", "QN0005", "/fc/Gemm"),
         ("bad_tensor", "QN0007", "bad_tensor.onnx"),
         ("duplicate_name", "QN0009", "duplicate_name.onnx"),
+        ("unique_computed", "QN0012", "/b/Unique"),
+        ("suppression_computed", "QN0012", "/boxes/NonMaxSuppression"),
     ] {
         let model = text(&fixture("bad").join(file).with_extension("onnx"));
         refuses(&["compile", &model, "--bits", "float", "-o", &object], folder.path(), &[code, piece, "-->"]);

@@ -128,7 +128,7 @@ pub const PASSES: &[(&str, &str)] = &[
     ("fuse-activation", "moves clamping activations into the layer before them"),
     ("dead-code", "removes what no output needs"),
     ("equalize", "moves factors between the channels of neighbouring layers"),
-    ("choose-bits", "gives every layer its width"),
+    ("choose-bits", "gives every layer its width; a layer whose values drown in the noise of 8 bits stays float"),
     ("insert-quantize", "rounds activations to 8 bits where integer operators will read them"),
     ("dynamic-quantize", "rounds activations with scales found at run time"),
     ("quantize-weights", "rounds weights per output channel"),
@@ -149,7 +149,9 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
         "fuse-activation" => Box::new(fuse_activation::FuseActivation),
         "dead-code" => Box::new(dead_code::DeadCode),
         "equalize" => Box::new(equalize::Equalize),
-        "choose-bits" => Box::new(choose_bits::ChooseBits { bits: options.bits.clone() }),
+        "choose-bits" => {
+            Box::new(choose_bits::ChooseBits { bits: options.bits.clone(), ranges: options.ranges.clone(), calibrator: options.calibrator })
+        }
         "insert-quantize" => Box::new(insert_quantize::InsertQuantize {
             ranges: options.ranges.clone(),
             calibrator: options.calibrator,

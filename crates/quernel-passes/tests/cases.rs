@@ -13,7 +13,7 @@ fn check(path: &Path, before: &[&str], promise: Promise) -> datatest_stable::Res
         .map_or_else(|_| Bits::uniform(Width::Int(8)), |toml| Bits::from_toml(&toml).unwrap_or_else(|d| panic!("{d}")));
     let integer_io = folder == "integer-io";
     // Passes that fold ask for no ranges, and some of their cases compute what has none.
-    let ranges = matches!(promise, Promise::Noise(_) | Promise::Nothing).then(|| ranges(&load(path)));
+    let ranges = (folder == "choose-bits" || matches!(promise, Promise::Noise(_) | Promise::Nothing)).then(|| ranges(&load(path)));
     let activations = if folder == "dynamic-quantize" { Activations::DynamicRows } else { Activations::Static };
     let options = QuantizeOptions { integer_io, ranges, activations, bits, ..QuantizeOptions::default() };
     let pass = |name: &str| by_name(name, &options).unwrap_or_else(|| panic!("no pass {name}"));

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 /// Fixed point of channel sums: exact addition, so order and merging do not matter.
 const FRACTION_BITS: i32 = 32;
+/// Elements of smaller magnitude count as zeros.
+const NOTHING: f64 = 1e-30;
 
 /// What was seen of one tensor.
 #[derive(Clone, PartialEq, Debug)]
@@ -249,6 +251,15 @@ impl Ranges {
         self.means.get(tensor).map(Vec::as_slice)
     }
 
+    /// Share of the elements of a tensor that are less than `magnitude`, of those that are not zero; within a bucket of the
+    /// histogram all are like its middle.
+    pub fn share_below(&self, tensor: &str, magnitude: f64) -> Option<f64> {
+        let buckets = self.tensors.get(tensor)?.histogram.buckets();
+        let count = |most: f64| -> f64 { buckets.iter().filter(|b| (NOTHING..most).contains(&b.center.abs())).map(|b| b.count).sum() };
+        let all = count(f64::INFINITY);
+        (all > 0.0).then(|| count(magnitude) / all)
+    }
+
     /// Scale and zero point of a tensor over the whole range of a storage. Zero is represented exactly.
     pub fn params(&self, tensor: &str, storage: Storage, calibrator: Calibrator) -> Option<(f32, i32)> {
         let seen = self.tensors.get(tensor)?;
@@ -312,6 +323,14 @@ mod tests {
             (s >> 8) as f32 / (1 << 24) as f32
         };
         (0..n).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
+    }
+
+    #[test]
+    fn zeros_are_not_small_values() {
+        let r = observe(&[0.0, 0.0, -1e-3, 1e-3, 2.0, -4.0]);
+        let share = |magnitude| r.share_below("t", magnitude).expect("observed");
+        assert_eq!([1e-4, 1.0, -1.0, 3.0, 5.0].map(share), [0.0, 0.5, 0.0, 0.75, 1.0]);
+        assert_eq!(observe(&[0.0; 4]).share_below("t", 1.0), None);
     }
 
     #[test]
