@@ -103,6 +103,9 @@ pub enum ActivationsArg {
     DynamicTensor,
     /// None: activations stay f32, and only weights are quantized.
     Float,
+    /// Ranges observed on samples, 16 bits.
+    #[value(name = "16")]
+    Sixteen,
     /// Ranges observed on samples, 4 bits.
     #[value(name = "4")]
     Four,

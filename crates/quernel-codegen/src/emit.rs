@@ -47,6 +47,15 @@ pub enum Dot {
     Signed,
 }
 
+/// Stored integers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// Words of 16 bits; otherwise bytes.
+    pub words: bool,
+    /// Two's complement.
+    pub signed: bool,
+}
+
 /// What kernels need to know about the target.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -212,6 +221,22 @@ impl<'f> Emitter<'f> {
         } else {
             self.b.ins().uload8(types::I32, flags, p.base, p.offset)
         }
+    }
+    /// Loads a byte or word as an i32.
+    pub fn load_stored(&mut self, p: Ptr, off: i64, stored: Stored) -> Value {
+        if !stored.words {
+            return self.load_byte(p, off, stored.signed);
+        }
+        let v = self.load(types::I16, p, off);
+        if stored.signed { self.b.ins().sextend(types::I32, v) } else { self.b.ins().uextend(types::I32, v) }
+    }
+    /// Stores the low byte or word of an i32.
+    pub fn store_stored(&mut self, v: Value, p: Ptr, off: i64, words: bool) {
+        if !words {
+            return self.store_byte(v, p, off);
+        }
+        let v = self.b.ins().ireduce(types::I16, v);
+        self.store(v, p, off);
     }
     /// Loads an i16 as an i32.
     pub fn load_i16(&mut self, p: Ptr, off: i64) -> Value {

@@ -23,7 +23,7 @@ mod reduce;
 mod softmax;
 mod strided;
 
-use crate::emit::{Emitter, Machine};
+use crate::emit::{Emitter, Machine, Stored};
 use quernel_ir::{
     diag::{Code, Diagnostic},
     program::{Base, Program, Slot, Step, What},
@@ -92,7 +92,10 @@ pub fn with_weights(step: &Step, weights: Vec<u8>, derived: &mut Vec<Vec<u8>>) -
 pub fn plan(program: &Program, step: &Step, machine: &Machine, derived: &mut Vec<Vec<u8>>) -> Plan {
     let mut plan = Plan::direct(step);
     match &step.what {
-        What::Conv { conv, signed, .. } => conv::plan(program, step, conv, *signed, machine, derived, &mut plan),
+        What::Conv { conv, signed, .. } | What::ConvWords { conv, signed, .. } => {
+            let x = Stored { words: matches!(step.what, What::ConvWords { .. }), signed: *signed };
+            conv::plan(program, step, conv, x, machine, derived, &mut plan);
+        }
         What::ConvCodes { conv, signed, .. } => conv_codes::plan(program, step, conv, *signed, machine, derived, &mut plan),
         What::ConvFloat { conv, .. } => plan.kernel = conv_float::choose(conv, step, machine),
         _ => {}
@@ -131,7 +134,7 @@ pub fn arity(what: &What) -> (usize, usize) {
         What::ConvBits { .. } => 4,
         What::ConvCodes { .. } => 5,
         What::ExpandFloat { bits, .. } => 2 + usize::from(*bits < 8),
-        What::Conv { conv, .. } => 4 + if conv.residual.is_some() { 2 } else { 0 },
+        What::Conv { conv, .. } | What::ConvWords { conv, .. } => 4 + if conv.residual.is_some() { 2 } else { 0 },
         What::ConvFloat { conv, .. } => 3 + usize::from(conv.residual.is_some()),
     };
     (reads, 1)
@@ -140,8 +143,9 @@ pub fn arity(what: &What) -> (usize, usize) {
 /// Emits the body of a step's function.
 pub fn emit(e: &mut Emitter, kernel: Kernel, what: &What) -> Result<(), Diagnostic> {
     match what {
-        What::Conv { conv, zero, signed, residual_signed, end } => {
-            let layer = conv::Layer { conv, zero: *zero, signed: *signed, residual_signed: *residual_signed, end: *end };
+        What::Conv { conv, zero, signed, residual_signed, end } | What::ConvWords { conv, zero, signed, residual_signed, end } => {
+            let words = matches!(what, What::ConvWords { .. });
+            let layer = conv::Layer { conv, words, zero: *zero, signed: *signed, residual_signed: *residual_signed, end: *end };
             match kernel {
                 Kernel::Panels { flip } => conv_panels::emit(e, &layer, flip),
                 Kernel::Depthwise { flip } => conv_depthwise::emit(e, &layer, flip),
@@ -150,12 +154,12 @@ pub fn emit(e: &mut Emitter, kernel: Kernel, what: &What) -> Result<(), Diagnost
             Ok(())
         }
         What::ConvCodes { conv, bits, signed, end } => {
-            let layer = conv::Layer { conv, zero: 0, signed: *signed, residual_signed: false, end: *end };
+            let layer = conv::Layer { conv, words: false, zero: 0, signed: *signed, residual_signed: false, end: *end };
             conv_codes::emit(e, kernel, &layer, *bits);
             Ok(())
         }
         What::ConvBits { conv, end } => {
-            let layer = conv::Layer { conv, zero: 0, signed: false, residual_signed: false, end: *end };
+            let layer = conv::Layer { conv, words: false, zero: 0, signed: false, residual_signed: false, end: *end };
             bits::emit(e, &layer);
             Ok(())
         }

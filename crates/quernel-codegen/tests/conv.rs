@@ -18,7 +18,16 @@ enum Packing {
     Depthwise,
 }
 
-fn random(rng: &mut Rng, packing: Packing, float: bool) -> Case {
+/// What is convolved.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    Bytes,
+    Words,
+    Floats,
+}
+
+fn random(rng: &mut Rng, packing: Packing, of: Of) -> Case {
+    let (words, float) = (of == Of::Words, of == Of::Floats);
     let pad = rng.below(4) == 0;
     let dim = |rng: &mut Rng, kernel: usize| WindowDim {
         kernel,
@@ -38,15 +47,21 @@ fn random(rng: &mut Rng, packing: Packing, float: bool) -> Case {
     }
     let bounds = rng.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 6.0)]);
     let out_signed = rng.below(2) == 0;
-    let (lo, hi) = if out_signed { (-128, 127) } else { (0, 255) };
+    let range = |signed: bool| match (signed, words) {
+        (true, false) => (-128, 127),
+        (false, false) => (0, 255),
+        (true, true) => (-32768, 32767),
+        (false, true) => (0, 65535),
+    };
+    let (lo, hi) = range(out_signed);
     let end = match rng.below(3) {
         0 => End::Float { lo: bounds.0, hi: bounds.1 },
         1 => End::Requantize { zero: rng.range(lo, hi), lo, hi, signed: out_signed },
         _ => End::Requantize { zero: lo, lo, hi: hi - 40, signed: out_signed },
     };
     let signed = rng.below(3) == 0;
-    let zero = if signed { rng.range(-128, 127) } else { rng.range(0, 255) };
-    let int = Kind::Int { signed, zero, residual_signed: rng.below(2) == 0, end, extreme: rng.below(8) == 0 };
+    let zero = rng.range(range(signed).0, range(signed).1);
+    let int = Kind::Int { words, signed, zero, residual_signed: rng.below(2) == 0, end, extreme: rng.below(8) == 0 };
     Case {
         n: rng.range(1, 2) as usize,
         h: window[0].span() + rng.below(5),
@@ -57,7 +72,7 @@ fn random(rng: &mut Rng, packing: Packing, float: bool) -> Case {
         window,
         layout: match packing {
             Packing::Plain => WeightLayout::Plain,
-            Packing::Panels => WeightLayout::Panels { contiguous, depth: if float { 1 } else { 4 } },
+            Packing::Panels => WeightLayout::Panels { contiguous, depth: if float { 1 } else { if words { 2 } else { 4 } } },
             Packing::Depthwise => WeightLayout::Depthwise,
         },
         residual: rng.below(3) == 0,
@@ -66,10 +81,10 @@ fn random(rng: &mut Rng, packing: Packing, float: bool) -> Case {
     }
 }
 
-fn many(packing: Packing, float: bool, cases: usize) {
+fn many(packing: Packing, of: Of, cases: usize) {
     let mut rng = Rng(cases as u64);
     for _ in 0..cases {
-        let case = random(&mut rng, packing, float);
+        let case = random(&mut rng, packing, of);
         let (program, inputs) = conv_program(&case, &mut rng);
         agree(&case, &program, &inputs);
     }
@@ -120,7 +135,7 @@ fn layer(rng: &mut Rng) -> Case {
         layout: if depthwise { WeightLayout::Depthwise } else { WeightLayout::Panels { contiguous, depth: 4 } },
         residual: !depthwise && rng.below(3) == 0,
         gap: if contiguous && kernel > 1 && !depthwise { 0 } else { rng.pick(&[0, 0, 0, 16, 7]) },
-        kind: Kind::Int { signed, zero, residual_signed: rng.below(2) == 0, end, extreme: rng.below(10) == 0 },
+        kind: Kind::Int { words: false, signed, zero, residual_signed: rng.below(2) == 0, end, extreme: rng.below(10) == 0 },
     }
 }
 
@@ -195,7 +210,7 @@ fn depthwise_tails() {
             layout: WeightLayout::Depthwise,
             residual: false,
             gap: if fixed.is_some() { 0 } else { rng.pick(&[0, 0, 0, 3]) },
-            kind: Kind::Int { signed: false, zero: 3, residual_signed: false, end, extreme: rng.below(6) == 0 },
+            kind: Kind::Int { words: false, signed: false, zero: 3, residual_signed: false, end, extreme: rng.below(6) == 0 },
         };
         let (program, inputs) = conv_program(&case, &mut rng);
         agree(&case, &program, &inputs);
@@ -216,30 +231,37 @@ fn depthwise_tails() {
 
 #[test]
 fn plain_convolutions() {
-    many(Packing::Plain, false, 60);
+    many(Packing::Plain, Of::Bytes, 60);
 }
 
 #[test]
 fn panel_convolutions() {
-    many(Packing::Panels, false, 250);
+    many(Packing::Panels, Of::Bytes, 250);
 }
 
 #[test]
 fn depthwise_convolutions() {
-    many(Packing::Depthwise, false, 150);
+    many(Packing::Depthwise, Of::Bytes, 150);
+}
+
+#[test]
+fn convolutions_of_words() {
+    many(Packing::Plain, Of::Words, 40);
+    many(Packing::Panels, Of::Words, 150);
+    many(Packing::Depthwise, Of::Words, 90);
 }
 
 #[test]
 fn plain_float_convolutions() {
-    many(Packing::Plain, true, 40);
+    many(Packing::Plain, Of::Floats, 40);
 }
 
 #[test]
 fn panel_float_convolutions() {
-    many(Packing::Panels, true, 120);
+    many(Packing::Panels, Of::Floats, 120);
 }
 
 #[test]
 fn depthwise_float_convolutions() {
-    many(Packing::Depthwise, true, 80);
+    many(Packing::Depthwise, Of::Floats, 80);
 }

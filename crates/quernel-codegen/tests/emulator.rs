@@ -37,7 +37,7 @@ fn case(rng: &mut Rng) -> Case {
         layout: if depthwise { WeightLayout::Depthwise } else { WeightLayout::Panels { contiguous: true, depth: 4 } },
         residual: !depthwise && rng.below(2) == 0,
         gap: 0,
-        kind: Kind::Int { signed: false, zero: 3, residual_signed: rng.below(2) == 0, end, extreme: rng.below(8) == 0 },
+        kind: Kind::Int { words: false, signed: false, zero: 3, residual_signed: rng.below(2) == 0, end, extreme: rng.below(8) == 0 },
     };
     assert!(outputs(case.window[0], case.h) > 0);
     case

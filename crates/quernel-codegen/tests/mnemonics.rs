@@ -27,7 +27,7 @@ fn instructions(cpu: &str, kernel: usize, depthwise: bool, most: i8) -> (String,
         layout: if depthwise { WeightLayout::Depthwise } else { WeightLayout::Panels { contiguous: true, depth: 4 } },
         residual: false,
         gap: 0,
-        kind: Kind::Int { signed: false, zero: 0, residual_signed: false, end, extreme: false },
+        kind: Kind::Int { words: false, signed: false, zero: 0, residual_signed: false, end, extreme: false },
     };
     let (mut program, _) = conv_program(&case, &mut Rng(3));
     for id in program.blobs.ids().collect::<Vec<_>>() {

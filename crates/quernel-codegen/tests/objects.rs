@@ -19,7 +19,7 @@ fn case(layout: WeightLayout, float: bool) -> Case {
         Kind::Float { lo: 0.0, hi: 6.0 }
     } else {
         let end = End::Requantize { zero: 3, lo: 0, hi: 255, signed: false };
-        Kind::Int { signed: false, zero: 0, residual_signed: false, end, extreme: false }
+        Kind::Int { words: false, signed: false, zero: 0, residual_signed: false, end, extreme: false }
     };
     Case { n: 1, h: 7, w: 9, i: 19 / groups, o: 19, groups, window: [dim(3), dim(2)], layout, residual: true, gap: 0, kind }
 }

@@ -5,15 +5,19 @@ mod common;
 
 use common::{Operand, Rng, agree, outputs, step_program};
 use quernel_ir::{
-    Binary, Comparison, PoolKind, ReduceKind, Scalar, Unary, exact,
+    Binary, Comparison, PoolKind, ReduceKind, Scalar, Storage, Unary, exact,
     op::WindowDim,
     plain::{self, Number},
     program::{ByteQuant, Image, Strided, Strides, What},
 };
 
 fn quant(rng: &mut Rng) -> ByteQuant {
+    stored(rng, 1)
+}
+
+fn stored(rng: &mut Rng, width: usize) -> ByteQuant {
     let signed = rng.below(2) == 0;
-    let (least, most) = if signed { (-128, 127) } else { (0, 255) };
+    let (least, most) = Storage::new(8 * width as u8, signed).unwrap().range();
     let (lo, hi) = if rng.below(3) == 0 { (least + rng.range(0, 20), most - rng.range(0, 100)) } else { (least, most) };
     let scale = rng.pick(&[0.01, 0.5, 1.0, 0.037, 3.0e-5, 12.5]);
     ByteQuant { signed, scale, zero: rng.range(least, most), lo, hi }
@@ -32,7 +36,7 @@ fn quantize_at_every_tie() {
         });
         let x: Vec<u8> = ties.flatten().collect();
         let count = x.len() / 4;
-        check(What::Quantize { count, to: q }, vec![Operand::Data(x)], count, false, rng);
+        check(What::Quantize { count, to: q, width: 1 }, vec![Operand::Data(x)], count, false, rng);
     }
 }
 
@@ -50,19 +54,20 @@ fn check(what: What, operands: Vec<Operand>, result: usize, float: bool, rng: &m
 #[test]
 fn quantize_and_dequantize() {
     let rng = &mut Rng(1);
-    for _ in 0..60 {
-        let (count, q) = (length(rng), quant(rng));
+    for round in 0..120 {
+        let width = 1 + round % 2;
+        let (count, q) = (length(rng), stored(rng, width));
         let mut x = rng.wild(count);
         if rng.below(2) == 0 {
             // Halves of a step and their neighbours: quotients that are ties, or nearly.
             x.chunks_exact_mut(4).for_each(|v| {
-                let tie = (rng.range(-200, 200) as f32 + 0.5) * q.scale;
+                let tie = (rng.range(-200, 200) as f32 * if width == 2 { 160.0 } else { 1.0 } + 0.5) * q.scale;
                 v.copy_from_slice(&(tie.to_bits() as i32 + rng.range(-1, 1)).to_le_bytes());
             });
         }
-        check(What::Quantize { count, to: q }, vec![Operand::Data(x)], count, false, rng);
-        let x = rng.bytes(count);
-        check(What::Dequantize { count, from: q }, vec![Operand::Data(x)], 4 * count, true, rng);
+        check(What::Quantize { count, to: q, width }, vec![Operand::Data(x)], width * count, false, rng);
+        let x = rng.bytes(width * count);
+        check(What::Dequantize { count, from: q, width }, vec![Operand::Data(x)], 4 * count, true, rng);
     }
 }
 

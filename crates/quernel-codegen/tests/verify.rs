@@ -24,7 +24,7 @@ fn program(layout: WeightLayout, float: bool) -> Program {
     let dim = |kernel| WindowDim { kernel, stride: 1, dilation: 1, before: 0, after: 0 };
     let groups = if layout == WeightLayout::Depthwise { 19 } else { 1 };
     let end = End::Requantize { zero: 3, lo: 0, hi: 255, signed: false };
-    let int = Kind::Int { signed: false, zero: 0, residual_signed: false, end, extreme: false };
+    let int = Kind::Int { words: false, signed: false, zero: 0, residual_signed: false, end, extreme: false };
     let kind = if float { Kind::Float { lo: 0.0, hi: 6.0 } } else { int };
     let case = Case { n: 1, h: 7, w: 9, i: 19 / groups, o: 19, groups, window: [dim(3), dim(2)], layout, residual: true, gap: 0, kind };
     conv_program(&case, &mut Rng(5)).0

@@ -3,7 +3,7 @@
 //! Everything is computed with checks, because a program may come from a file.
 
 use quernel_ir::{
-    WindowDim, codes,
+    Storage, WindowDim, codes,
     program::{ByteQuant, Conv, End, Image, PANEL, Places, Strided, WeightLayout, What},
 };
 
@@ -144,24 +144,25 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
         None => Err("extents overflow".to_owned()),
     };
     let (reads, writes, in_place) = match what {
-        What::Quantize { count, to } => {
-            byte_quant(to)?;
-            (vec![open(View::dense(4, *count))], open(View::dense(1, *count)), vec![])
+        What::Quantize { count, to, width } => {
+            quant(to, *width)?;
+            (vec![open(View::dense(4, *count))], open(View::dense(*width, *count)), vec![])
         }
-        What::Dequantize { count, from } => {
-            byte_quant(from)?;
-            (vec![open(View::dense(1, *count))], open(View::dense(4, *count)), vec![])
+        What::Dequantize { count, from, width } => {
+            quant(from, *width)?;
+            (vec![open(View::dense(*width, *count))], open(View::dense(4, *count)), vec![])
         }
-        What::Conv { conv: c, zero, signed, end, .. } => {
+        What::Conv { conv: c, zero, signed, end, .. } | What::ConvWords { conv: c, zero, signed, end, .. } => {
+            let width = if matches!(what, What::ConvWords { .. }) { 2 } else { 1 };
             let (weights, o16) = conv(c)?;
-            within("zero point", *zero, *signed)?;
-            let mut reads = vec![open(View::image(1, &c.input)?), packed(1, weights), packed(4, o16), packed(4, o16)];
+            within("zero point", *zero, *signed, width)?;
+            let mut reads = vec![open(View::image(width, &c.input)?), packed(1, weights), packed(4, o16), packed(4, o16)];
             if let Some(r) = &c.residual {
-                reads.extend([open(View::image(1, r)?), packed(2, o16)]);
+                reads.extend([open(View::image(width, r)?), packed(2, o16)]);
             }
-            let width = sum_end(end)?;
-            // Both are one element wide only when the result is bytes.
-            (reads, open(View::image(width, &c.output)?), if width == 1 { vec![4] } else { vec![] })
+            let result = sum_end(end, width)?;
+            // Both are equally wide only when the result is no float.
+            (reads, open(View::image(result, &c.output)?), if result == width { vec![4] } else { vec![] })
         }
         What::ConvCodes { conv: c, bits, end, .. } => {
             let (weights, o16) = conv(c)?;
@@ -172,7 +173,7 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
             let panels = o16 / PANEL;
             let codes = panels * codes::packed_len(weights / panels, *bits);
             let reads = vec![open(View::image(1, &c.input)?), packed(1, codes), packed(4, o16), packed(4, o16), packed(1, codes::TABLE)];
-            (reads, open(View::image(sum_end(end)?, &c.output)?), vec![])
+            (reads, open(View::image(sum_end(end, 1)?, &c.output)?), vec![])
         }
         What::ConvBits { conv: c, end } => {
             let (weights, o16) = conv(c)?;
@@ -180,7 +181,7 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
                 return Err("bits want panels of depth 4 of one group, no padding and no residual".into());
             }
             let reads = vec![open(View::image(1, &c.input)?), packed(1, weights), packed(4, o16), packed(4, o16)];
-            (reads, open(View::image(sum_end(end)?, &c.output)?), vec![])
+            (reads, open(View::image(sum_end(end, 1)?, &c.output)?), vec![])
         }
         What::PackBits { rows, k } => {
             let bytes = product(&[*rows, k.div_ceil(32), 4])?;
@@ -344,13 +345,13 @@ fn code_bits(bits: u8) -> Result<(), String> {
 }
 
 /// Bytes of a result.
-fn sum_end(end: &End) -> Result<usize, String> {
+fn sum_end(end: &End, width: usize) -> Result<usize, String> {
     match end {
         End::Requantize { zero, lo, hi, signed } => {
             for (name, v) in [("zero point", zero), ("lower bound", lo), ("upper bound", hi)] {
-                within(name, *v, *signed)?;
+                within(name, *v, *signed, width)?;
             }
-            if lo > hi { Err("the bounds of the result are reversed".into()) } else { Ok(1) }
+            if lo > hi { Err("the bounds of the result are reversed".into()) } else { Ok(width) }
         }
         End::Float { lo, hi } => bounds(*lo, *hi).map(|()| 4),
     }
@@ -360,14 +361,22 @@ fn element_width(width: usize) -> Result<(), String> {
     if [1, 2, 4, 8].contains(&width) { Ok(()) } else { Err(format!("elements of {width} bytes")) }
 }
 
-fn within(name: &str, v: i32, signed: bool) -> Result<(), String> {
-    let range = if signed { -128..=127 } else { 0..=255 };
-    if range.contains(&v) { Ok(()) } else { Err(format!("{name} {v} does not fit a byte")) }
+fn within(name: &str, v: i32, signed: bool, width: usize) -> Result<(), String> {
+    let bits = 8 * width as u8;
+    let range = Storage::new(bits, signed).ok_or_else(|| format!("integers of {bits} bits"))?.range();
+    if (range.0..=range.1).contains(&v) { Ok(()) } else { Err(format!("{name} {v} does not fit {bits} bits")) }
 }
 
 fn byte_quant(q: &ByteQuant) -> Result<(), String> {
+    quant(q, 1)
+}
+
+fn quant(q: &ByteQuant, width: usize) -> Result<(), String> {
+    if !matches!(width, 1 | 2) {
+        return Err(format!("integers of {width} bytes"));
+    }
     for (name, v) in [("zero point", q.zero), ("lower bound", q.lo), ("upper bound", q.hi)] {
-        within(name, v, q.signed)?;
+        within(name, v, q.signed, width)?;
     }
     match q.lo <= q.hi && q.scale.is_finite() && q.scale > 0.0 {
         true => Ok(()),

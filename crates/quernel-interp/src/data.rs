@@ -42,6 +42,17 @@ pub(crate) fn byte(signed: bool, b: u8) -> i32 {
     if signed { i32::from(b as i8) } else { i32::from(b) }
 }
 
+/// The value of a stored word of two bytes.
+pub(crate) fn word(signed: bool, b: &[u8]) -> i32 {
+    let word = u16::from_le_bytes([b[0], b[1]]);
+    if signed { i32::from(word as i16) } else { i32::from(word) }
+}
+
+/// Stores the low bytes of an integer.
+pub(crate) fn store(to: &mut [u8], v: i32) {
+    to.copy_from_slice(&v.to_le_bytes()[..to.len()]);
+}
+
 /// The stored integers of a quantized tensor.
 pub(crate) fn stored(t: &Tensor, q: &Quant) -> Vec<i32> {
     let wide = t.bytes().as_chunks::<2>().0;

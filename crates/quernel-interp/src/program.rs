@@ -85,17 +85,24 @@ impl Memory<'_> {
 
 fn execute(what: &What, reads: &[&[u8]], out: &mut [u8]) {
     match what {
-        What::Quantize { count, to } => {
-            for (y, x) in out.iter_mut().zip(data::f32s(&reads[0][..count * 4])) {
-                *y = exact::quantize(x, to.scale, to.zero, to.lo, to.hi) as u8;
+        What::Quantize { count, to, width } => {
+            for (y, x) in out.chunks_exact_mut(*width).zip(data::f32s(&reads[0][..count * 4])) {
+                data::store(y, exact::quantize(x, to.scale, to.zero, to.lo, to.hi));
             }
         }
-        What::Dequantize { count, from } => {
+        What::Dequantize { count, from, width: 2 } => {
+            let words = reads[0][..2 * count].chunks_exact(2).map(|w| data::word(from.signed, w));
+            put(out, words.map(|q| exact::dequantize(q, from.scale, from.zero)));
+        }
+        What::Dequantize { count, from, .. } => {
             let table = reals(from);
             put(out, reads[0][..*count].iter().map(|b| table[*b as usize]));
         }
         What::Conv { conv, zero, signed, residual_signed, end } => {
             integer_conv(conv, (*zero, *signed), *residual_signed, *end, reads[1], reads, out);
+        }
+        What::ConvWords { conv, zero, signed, residual_signed, end } => {
+            word_conv(conv, (*zero, *signed), *residual_signed, *end, reads, out);
         }
         What::ConvCodes { conv, bits, signed, end } => {
             let panels = conv.output.c.div_ceil(PANEL);
@@ -352,6 +359,31 @@ fn integer_conv(c: &Conv, (zero, signed): (i32, bool), residual_signed: bool, en
             End::Requantize { zero, lo, hi, .. } => {
                 for ((y, a), m) in out[y..].iter_mut().zip(acc).zip(&scale) {
                     *y = exact::requantize(*a, *m, zero, lo, hi) as u8;
+                }
+            }
+            End::Float { lo, hi } => put(&mut out[y * 4..], acc.iter().zip(&scale).map(|(a, s)| exact::scale_to_float(*a, *s, lo, hi))),
+        }
+    });
+}
+
+fn word_conv(c: &Conv, (zero, signed): (i32, bool), residual_signed: bool, end: End, reads: &[&[u8]], out: &mut [u8]) {
+    let words = |b: &[u8], signed: bool, out: &mut Vec<i32>| out.extend(b.chunks_exact(2).map(|w| data::word(signed, w)));
+    let x = dense(reads[0], 2, &c.input, |b, out| words(b, signed, out));
+    let w = unpack(c, |at| i32::from(reads[1][at] as i8));
+    let (bias, scale) = (data::i32s(reads[2]), data::f32s(reads[3]));
+    let residual = c.residual.as_ref().map(|r| (dense(reads[4], 2, r, |b, out| words(b, residual_signed, out)), data::i16s(reads[5])));
+    conv::integer(&shape(c), &x, zero, &w, |pixel, acc| {
+        let (y, o) = (place(&c.output, pixel), acc.len());
+        for (i, a) in acc.iter_mut().enumerate() {
+            *a = a.wrapping_add(bias[i]);
+            if let Some((r, factors)) = &residual {
+                *a = a.wrapping_add(r[pixel * o + i].wrapping_mul(i32::from(factors[i])));
+            }
+        }
+        match end {
+            End::Requantize { zero, lo, hi, .. } => {
+                for ((y, a), m) in out[2 * y..].chunks_exact_mut(2).zip(acc).zip(&scale) {
+                    data::store(y, exact::requantize(*a, *m, zero, lo, hi));
                 }
             }
             End::Float { lo, hi } => put(&mut out[y * 4..], acc.iter().zip(&scale).map(|(a, s)| exact::scale_to_float(*a, *s, lo, hi))),

@@ -286,7 +286,7 @@ fn packed_programs_equal_graphs() {
         let layout = match rng.below(3) {
             0 => WeightLayout::Plain,
             1 if case.c == case.groups => WeightLayout::Depthwise,
-            _ => WeightLayout::Panels { contiguous: joinable && rng.coin(), depth: rng.pick(&[1, 4]) },
+            _ => WeightLayout::Panels { contiguous: joinable && rng.coin(), depth: rng.pick(&[1, 2, 4]) },
         };
         let window = [case.window.dims[0], case.window.dims[1]];
         let conv = Conv { input: image, output: result, window, groups: case.groups, layout, residual: residual.then_some(result) };
@@ -317,12 +317,13 @@ fn packed_programs_equal_graphs() {
             assert_eq!(got[0], channels_last(want.bytes(), 4, &want_dims), "round {round}");
             continue;
         }
-        let eight = |rng: &mut Rng| {
+        let bits = if round % 5 == 4 { 16 } else { 8 };
+        let random = |rng: &mut Rng| {
             let signed = rng.coin();
-            let (lo, hi) = storage(8, signed).range();
-            per_tensor(8, signed, 0.05, rng.within(lo, hi))
+            let (lo, hi) = storage(bits, signed).range();
+            per_tensor(bits, signed, 0.05, rng.within(lo, hi))
         };
-        let (qx, qr, qy) = (eight(&mut rng), eight(&mut rng), eight(&mut rng));
+        let (qx, qr, qy) = (random(&mut rng), random(&mut rng), random(&mut rng));
         let scales: Vec<f32> = (0..case.o).map(|_| 0.0005 * (1 + rng.below(30)) as f32).collect();
         let qw = Quant::new(storage(8, true), -127, 127, Scheme::PerAxis { axis: 0, scales: scales.clone().into() }).expect("legal");
         let ((sx, zx), (sr, zr), (sy, zy)) =
@@ -364,11 +365,15 @@ fn packed_programs_equal_graphs() {
         if residual {
             constants.push(le(o16, &factors, 0, i16::to_le_bytes));
         }
-        let what = What::Conv { conv, zero: zx, signed: qx.storage().signed(), residual_signed: qr.storage().signed(), end };
+        let (zero, signed, residual_signed) = (zx, qx.storage().signed(), qr.storage().signed());
+        let what = match bits {
+            16 => What::ConvWords { conv, zero, signed, residual_signed, end },
+            _ => What::Conv { conv, zero, signed, residual_signed, end },
+        };
         let inputs = if residual { vec![&x, &r] } else { vec![&x] };
         let p = one_step(what, &inputs, want.ty.clone(), constants, residual.then_some(4));
         verify_program(&p).expect("sound");
-        let bytes: Vec<Vec<u8>> = inputs.iter().map(|t| channels_last(t.bytes(), 1, &t.ty.dims)).collect();
+        let bytes: Vec<Vec<u8>> = inputs.iter().map(|t| channels_last(t.bytes(), t.ty.elem.bytes(), &t.ty.dims)).collect();
         let got = run_program(&p, &bytes.iter().map(|b| &b[..]).collect::<Vec<&[u8]>>()).expect("runs");
         assert_eq!(got[0], channels_last(want.bytes(), want.ty.elem.bytes(), &want_dims), "round {round}");
     }

@@ -80,8 +80,15 @@ fn element_wise_steps() {
     let (fa, fb) = (rng.floats(&[2, 3, 4]), rng.floats(&[3, 1]));
     let f32s = || TensorTy::f32([2, 3, 4]);
     let bytes = || TensorTy::new([2, 3, 4], qy.clone());
-    agree(Op::Quantize, What::Quantize { count: 24, to: byte_quant(&qy) }, &[&fa], vec![], bytes());
-    agree(Op::Dequantize, What::Dequantize { count: 24, from: byte_quant(&qa) }, &[&a], vec![], f32s());
+    agree(Op::Quantize, What::Quantize { count: 24, to: byte_quant(&qy), width: 1 }, &[&fa], vec![], bytes());
+    agree(Op::Dequantize, What::Dequantize { count: 24, from: byte_quant(&qa), width: 1 }, &[&a], vec![], f32s());
+    for signed in [false, true] {
+        let qw = per_tensor(16, signed, 0.000_7, 1234);
+        let w = rng.quantized(&[2, 3, 4], &qw);
+        let to = TensorTy::new([2, 3, 4], qw.clone());
+        agree(Op::Quantize, What::Quantize { count: 24, to: byte_quant(&qw), width: 2 }, &[&fa], vec![], to);
+        agree(Op::Dequantize, What::Dequantize { count: 24, from: byte_quant(&qw), width: 2 }, &[&w], vec![], f32s());
+    }
     let over = || strided(&[2, 3, 4], &[&[12, 4, 1], &[0, 1, 0], &[12, 4, 1]]);
     for op in Binary::ALL.into_iter().filter(|op| !op.bitwise()) {
         let what = What::BinaryBytes { op, over: over(), a: byte_quant(&qa), b: byte_quant(&qb), to: byte_quant(&qy) };
@@ -384,8 +391,8 @@ fn other_step(rng: &mut Rng, numbers: &[usize]) -> What {
     let over = Strided { dims: vec![a, b], operands: vec![Strides { start: c, steps: vec![d as isize, e as isize] }; 3] };
     let four = Strided { operands: vec![over.operands[0].clone(); 4], ..over.clone() };
     match rng.below(17) {
-        0 => What::Quantize { count: a, to: quant },
-        1 => What::Dequantize { count: a, from: quant },
+        0 => What::Quantize { count: a, to: quant, width: b },
+        1 => What::Dequantize { count: a, from: quant, width: c },
         2 => What::Pool { kind: PoolKind::Max, input: image, output: Image::dense(1, 1, 3, 2), window, from: quant, to: quant },
         3 => What::PoolFloat { kind: PoolKind::Average { include_pad: true }, input: image, output: image, window },
         4 => What::Lookup { count: a },

@@ -133,7 +133,8 @@ impl Image {
     }
 }
 
-/// A byte's quantization: `real = scale * (q - zero)`, limited to `lo..=hi`.
+/// A stored integer's quantization: `real = scale * (q - zero)`, limited to `lo..=hi`. A byte's, where a step does not say
+/// that elements are words of 16 bits.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct ByteQuant {
     /// Two's complement storage.
@@ -151,7 +152,7 @@ pub struct ByteQuant {
 /// How a layer's sum ends.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum End {
-    /// [`crate::exact::requantize`] to bytes.
+    /// [`crate::exact::requantize`] to bytes, or to words in a step over words.
     Requantize {
         /// Output zero point.
         zero: i32,
@@ -182,7 +183,7 @@ pub enum WeightLayout {
     Panels {
         /// Whether a whole kernel row is contiguous in memory (dilation 1, one group).
         contiguous: bool,
-        /// 4 for int8 dot products, 1 for f32.
+        /// 4 for int8 dot products, 2 for products of words, 1 for f32.
         depth: usize,
     },
     /// Depthwise `[ky][kx][channels padded to 16]`.
@@ -290,19 +291,23 @@ impl Conv {
 /// What a step computes. `reads` and `writes` are the step's slots, in the order given here.
 #[derive(Clone, PartialEq, Debug)]
 pub enum What {
-    /// reads x f32; writes bytes: [`crate::exact::quantize`] of `count` contiguous elements.
+    /// reads x f32; writes bytes or words: [`crate::exact::quantize`] of `count` contiguous elements.
     Quantize {
         /// Elements.
         count: usize,
         /// Parameters of the result.
         to: ByteQuant,
+        /// Bytes of an element of the result: 1 or 2.
+        width: usize,
     },
-    /// reads bytes; writes f32: [`crate::exact::dequantize`] of `count` contiguous elements.
+    /// reads bytes or words; writes f32: [`crate::exact::dequantize`] of `count` contiguous elements.
     Dequantize {
         /// Elements.
         count: usize,
         /// Parameters of the operand.
         from: ByteQuant,
+        /// Bytes of an element of the operand: 1 or 2.
+        width: usize,
     },
     /// reads x bytes, weights i8, bias `i32[O16]`, scale `f32[O16]`, (residual bytes, factors `i16[O16]`); writes bytes or
     /// f32. `acc = bias + sum (x as stored) * w + r * factor` in wrapping i32, then `end` with the channel's scale.
@@ -319,7 +324,21 @@ pub enum What {
         /// How sums end.
         end: End,
     },
-    /// The same layer without padding or residual over weights in codes: reads x bytes, codes, bias `i32[O16]`, scale
+    /// The same over words of 16 bits: operand, residual and, where it is not f32, result. Weights are i8; in `Panels` of
+    /// depth 2.
+    ConvWords {
+        /// Geometry and packing.
+        conv: Conv,
+        /// Stored zero point of the operand.
+        zero: i32,
+        /// Whether the operand is two's complement.
+        signed: bool,
+        /// Whether the residual operand is two's complement.
+        residual_signed: bool,
+        /// How sums end.
+        end: End,
+    },
+    /// The layer over bytes without padding or residual over weights in codes: reads x bytes, codes, bias `i32[O16]`, scale
     /// `f32[O16]`, table `i8[16]`; writes bytes or f32. A weight is `table[code]`. Packing is `Panels` of depth 4 with one
     /// segment; each panel's codes are packed by themselves ([`crate::codes`]).
     ConvCodes {
@@ -680,7 +699,11 @@ impl What {
     /// their operand in words of one block, so they stop at its end where the sum is a whole number of blocks.
     pub fn overread(&self, read: usize) -> usize {
         match self {
-            Self::Conv { conv, .. } | Self::ConvCodes { conv, .. } | Self::ConvBits { conv, .. } | Self::ConvFloat { conv, .. }
+            Self::Conv { conv, .. }
+            | Self::ConvWords { conv, .. }
+            | Self::ConvCodes { conv, .. }
+            | Self::ConvBits { conv, .. }
+            | Self::ConvFloat { conv, .. }
                 if read == 0 && conv.reads_whole_blocks() =>
             {
                 0
@@ -694,6 +717,7 @@ impl What {
             Self::Quantize { .. } => "quantize",
             Self::Dequantize { .. } => "dequantize",
             Self::Conv { .. } => "conv",
+            Self::ConvWords { .. } => "conv_words",
             Self::ConvCodes { .. } => "conv_codes",
             Self::ConvBits { .. } => "conv_bits",
             Self::PackBits { .. } => "pack_bits",
@@ -729,7 +753,9 @@ impl What {
     /// Multiply-accumulates of one run.
     pub fn macs(&self) -> u64 {
         match self {
-            Self::Conv { conv, .. } | Self::ConvCodes { conv, .. } | Self::ConvFloat { conv, .. } => conv.macs(),
+            Self::Conv { conv, .. } | Self::ConvWords { conv, .. } | Self::ConvCodes { conv, .. } | Self::ConvFloat { conv, .. } => {
+                conv.macs()
+            }
             Self::ConvBits { conv, .. } => 8 * conv.macs(),
             Self::MatMulFloat { batch, m, k, n, .. } => (batch * m * k) as u64 * *n as u64,
             _ => 0,

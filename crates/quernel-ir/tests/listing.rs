@@ -34,7 +34,12 @@ fn programs_list_their_steps() {
         origin,
     };
     let arena = |offset, bytes| slot(Base::Arena, offset, bytes);
-    p.steps.push(step(What::Quantize { count: 192, to: quant }, &[slot(Base::Input(0), 0, 768)], &[arena(64, 192)], Origin::new("/q")));
+    p.steps.push(step(
+        What::Quantize { count: 192, to: quant, width: 1 },
+        &[slot(Base::Input(0), 0, 768)],
+        &[arena(64, 192)],
+        Origin::new("/q"),
+    ));
     let d = WindowDim { stride: 2, before: 1, after: 1, ..WindowDim::new(3) };
     let conv = Conv {
         input: Image { start: 33, batch: 300, row: 30, ..Image::dense(1, 8, 8, 3) },

@@ -41,6 +41,12 @@ families! {
     CONV_U8S8_DEPTHWISE = "conv_u8s8_depthwise", "8-bit depthwise convolution, wrapping i32 sums, one rounding", "[ky][kx][channels to 16] i8", 64;
     /// Integer convolution with few channels per group.
     CONV_U8S8_PLAIN = "conv_u8s8_plain", "8-bit convolution of any grouping, wrapping i32 sums, one rounding", "[o][ky][kx][i] i8", 1;
+    /// Convolution or product of words over packed panels.
+    CONV_S16S8_PANELS = "conv_s16s8_panels", "convolution of 16-bit words by i8, wrapping i32 sums, one rounding; window inside the operand view", "[panel][segment][k/2][16][2] i8", 32;
+    /// Depthwise convolution of words.
+    CONV_S16S8_DEPTHWISE = "conv_s16s8_depthwise", "depthwise convolution of 16-bit words by i8, wrapping i32 sums, one rounding", "[ky][kx][channels to 16] i8", 64;
+    /// Convolution of words with few channels per group.
+    CONV_S16S8_PLAIN = "conv_s16s8_plain", "convolution of 16-bit words of any grouping, wrapping i32 sums, one rounding", "[o][ky][kx][i] i8", 1;
     /// Integer product over panels of codes.
     CONV_CODES = "conv_codes", "8-bit product by weights of 4, 2 or 1 bits through a table, wrapping i32 sums, one rounding", "[panel][k in units of codes] and i8[16]", 64;
     /// Product of bits.
@@ -69,6 +75,10 @@ families! {
     QUANTIZE_U8 = "quantize_u8", "f32 to bytes with IEEE division", "", 0;
     /// Bytes to f32.
     DEQUANTIZE_U8 = "dequantize_u8", "bytes to f32", "", 0;
+    /// f32 to words.
+    QUANTIZE_U16 = "quantize_u16", "f32 to words of 16 bits with IEEE division", "", 0;
+    /// Words to f32.
+    DEQUANTIZE_U16 = "dequantize_u16", "words of 16 bits to f32", "", 0;
     /// Function of one byte.
     LOOKUP_U8 = "lookup_u8", "table of 256 bytes", "u8[256]", 0;
     /// Function of one float.
@@ -123,6 +133,11 @@ pub fn choose(what: &What) -> &'static Family {
             WeightLayout::Depthwise => &CONV_U8S8_DEPTHWISE,
             WeightLayout::Plain => &CONV_U8S8_PLAIN,
         },
+        What::ConvWords { conv, .. } => match conv.layout {
+            WeightLayout::Panels { .. } => &CONV_S16S8_PANELS,
+            WeightLayout::Depthwise => &CONV_S16S8_DEPTHWISE,
+            WeightLayout::Plain => &CONV_S16S8_PLAIN,
+        },
         What::ConvCodes { .. } => &CONV_CODES,
         What::ConvBits { .. } => &CONV_BITS,
         What::PackBits { .. } => &PACK_BITS,
@@ -137,7 +152,9 @@ pub fn choose(what: &What) -> &'static Family {
         What::Pool { kind: PoolKind::Average { .. }, .. } => &POOL_AVERAGE_U8,
         What::PoolFloat { kind: PoolKind::Max, .. } => &POOL_MAX_F32,
         What::PoolFloat { kind: PoolKind::Average { .. }, .. } => &POOL_AVERAGE_F32,
+        What::Quantize { width: 2, .. } => &QUANTIZE_U16,
         What::Quantize { .. } => &QUANTIZE_U8,
+        What::Dequantize { width: 2, .. } => &DEQUANTIZE_U16,
         What::Dequantize { .. } => &DEQUANTIZE_U8,
         What::Lookup { .. } => &LOOKUP_U8,
         What::UnaryFloat { .. } => &UNARY_F32,
@@ -169,7 +186,7 @@ pub fn family(name: &str) -> Option<&'static Family> {
     ALL.iter().find(|f| f.name == name)
 }
 
-/// How the weights of a convolution are packed, given the element width (1 for int8, 4 for f32) and whether a
+/// How the weights of a convolution are packed, given the element width (1 for bytes, 2 for words, 4 for f32) and whether a
 /// pixel's channels are followed directly by the next pixel's, with the kernel's columns undilated.
 ///
 /// * one input channel per output channel: channels side by side;
@@ -181,7 +198,7 @@ pub fn packing(d: WeightDims, width: usize, contiguous: bool) -> WeightLayout {
     } else if d.groups > 1 && d.o / d.groups < quernel_ir::program::PANEL / 2 {
         WeightLayout::Plain
     } else {
-        WeightLayout::Panels { contiguous: contiguous && d.groups == 1, depth: if width == 1 { 4 } else { 1 } }
+        WeightLayout::Panels { contiguous: contiguous && d.groups == 1, depth: 4 / width }
     }
 }
 

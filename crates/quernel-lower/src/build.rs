@@ -429,6 +429,16 @@ impl<'a> Build<'a> {
         self.byte(q)
     }
 
+    /// Parameters of a quantized type of bytes or words, and the bytes of an element.
+    pub fn stored(&self, elem: &Elem) -> Result<(ByteQuant, usize), Diagnostic> {
+        match elem.quant().and_then(|q| Some((q, q.tensor_params()?))) {
+            Some((q, (scale, zero))) if q.storage().bytes() == 2 => {
+                Ok((ByteQuant { signed: q.storage().signed(), scale, zero, lo: q.min(), hi: q.max() }, 2))
+            }
+            _ => Ok((self.byte_quant(elem)?, 1)),
+        }
+    }
+
     /// Parameters of an 8-bit quantized type.
     pub fn byte(&self, q: &Quant) -> Result<ByteQuant, Diagnostic> {
         match q.tensor_params() {

@@ -91,6 +91,8 @@ pub(crate) struct Layer<'l> {
     pub name: &'l str,
     pub conv: &'l Conv,
     pub packed: &'l [u8],
+    /// Whether operands are words.
+    pub words: bool,
     pub zero: i32,
     pub signed: bool,
     pub residual_signed: bool,
@@ -213,7 +215,11 @@ impl Build<'_> {
         let part = self.channels_of(l, channels);
         let mut reads = vec![l.x, weights, part.bias, part.scale];
         reads.extend(part.residual.into_iter().flat_map(|(r, f)| [r, f]));
-        let what = What::Conv { conv: part.conv, zero: l.zero, signed: l.signed, residual_signed: l.residual_signed, end: l.end };
+        let (conv, zero, signed, residual_signed, end) = (part.conv, l.zero, l.signed, l.residual_signed, l.end);
+        let what = match l.words {
+            true => What::ConvWords { conv, zero, signed, residual_signed, end },
+            false => What::Conv { conv, zero, signed, residual_signed, end },
+        };
         self.emit(what, reads, vec![l.y]);
     }
 

@@ -5,8 +5,8 @@ use crate::{
     proof::Sums,
 };
 use quernel_ir::{
-    Act, Code, Diagnostic, Graph, Multiplier, NodeData, Op, Quant, Scheme, Tensor, Value, codes, exact,
-    program::{End, PANEL, WeightDims, WeightLayout},
+    Act, Code, Diagnostic, Elem, Graph, Multiplier, NodeData, Op, Quant, Scheme, Tensor, Value, codes, exact,
+    program::{ByteQuant, End, PANEL, WeightDims, WeightLayout},
 };
 
 /// Operands and attributes that convolutions and products share.
@@ -159,7 +159,7 @@ impl<'a> Build<'a> {
     pub fn integer_parts(&mut self, p: &Product, pack: &Packing<'_>) -> Result<IntegerParts, Diagnostic> {
         let g = self.g;
         let d = pack.dims;
-        let x = self.byte_quant(&g.ty(p.x).elem)?;
+        let (x, width) = self.stored(&g.ty(p.x).elem)?;
         let wq = g.ty(p.w).elem.quant().ok_or_else(|| self.fault(Code::Internal, "an integer layer with float weights"))?;
         let tensor = self.constant_of(p.w, "the weights")?;
         let codes = self.code_values(wq)?;
@@ -169,7 +169,7 @@ impl<'a> Build<'a> {
         };
         // A residual that is still float joins after the sum; see the caller.
         let residual = match p.residual {
-            Some(r) if g.ty(r).elem.quant().is_some() => Some(self.byte_quant(&g.ty(r).elem)?),
+            Some(r) if g.ty(r).elem.quant().is_some() => Some(self.like(&g.ty(r).elem, width)?),
             _ => None,
         };
         let range = if pack.padded { (x.lo.min(x.zero), x.hi.max(x.zero)) } else { (x.lo, x.hi) };
@@ -237,6 +237,14 @@ impl<'a> Build<'a> {
         })
     }
 
+    /// Parameters of an operand or result beside an operand of `width` bytes an element.
+    fn like(&self, elem: &Elem, width: usize) -> Result<ByteQuant, Diagnostic> {
+        match self.stored(elem)? {
+            (quant, own) if own == width => Ok(quant),
+            _ => Err(self.fault(Code::UnsupportedForm, "a layer over bytes and words").help("give its operands and result 8 bits, or 16")),
+        }
+    }
+
     /// The weight each stored byte means; `None` for bytes outside the type or values outside 8 signed bits.
     fn code_values(&self, q: &Quant) -> Result<[Option<i8>; 256], Diagnostic> {
         if q.storage().bytes() != 1 {
@@ -251,7 +259,7 @@ impl<'a> Build<'a> {
 
     /// Multipliers per output channel, padded, and how sums end.
     fn ends(&self, p: &Product, wq: &Quant, channels: usize) -> Result<(Vec<f32>, End), Diagnostic> {
-        let x = self.byte_quant(&self.g.ty(p.x).elem)?;
+        let (x, width) = self.stored(&self.g.ty(p.x).elem)?;
         let y = &self.g.ty(p.y).elem;
         let (lo, hi) = p.act.bounds();
         let mut scale = vec![0f32; channels.next_multiple_of(PANEL)];
@@ -263,7 +271,7 @@ impl<'a> Build<'a> {
             let (lo, hi) = if late { (f32::NEG_INFINITY, f32::INFINITY) } else { (lo, hi) };
             return Ok((scale, End::Float { lo, hi }));
         }
-        let y = self.byte_quant(y)?;
+        let y = self.like(y, width)?;
         for (o, s) in scale[..channels].iter_mut().enumerate() {
             let m = exact::multiplier(p.multiplier, x.scale, wq.scale_at(o), y.scale);
             if m.is_nan() || m >= exact::MAX_MULTIPLIER {

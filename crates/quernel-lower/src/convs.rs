@@ -125,8 +125,9 @@ impl Build<'_> {
         let Shape { x: (x, input), y: (y, output), residual, window, groups } = shape;
         let dims = WeightDims { o: output.c, i: input.c / groups, kh: window[0].kernel, kw: window[1].kernel, groups };
         let integer = self.g.ty(p.x).elem.quant().is_some();
+        let width = self.width(p.x);
         let contiguous = window[1].dilation == 1 && input.pixel == input.c;
-        let layout = quernel_kernels::packing(dims, if integer { 1 } else { 4 }, contiguous);
+        let layout = quernel_kernels::packing(dims, width, contiguous);
         let pack = Packing { dims, layout, at, padded };
         if layout == WeightLayout::Plain {
             self.remark(format!("{} output channels per group are too few for a vector kernel", dims.o / dims.groups));
@@ -164,7 +165,7 @@ impl Build<'_> {
             self.remark(format!("its weights of {bits} bits lie in the object as bytes: codes have 4, 2 or 1"));
         }
         let parts = self.integer_parts(p, &pack)?;
-        let quant = self.byte_quant(&self.g.ty(p.x).elem)?;
+        let (quant, _) = self.stored(&self.g.ty(p.x).elem)?;
         let (zero, signed) = (quant.zero, quant.signed);
         // A float residual of an integer sum: scaled first, then added, then clipped.
         let late = residual.filter(|_| parts.factors.is_none());
@@ -173,12 +174,13 @@ impl Build<'_> {
         }
         let mut residual_signed = false;
         if let (Some(_), Some(v)) = (parts.factors, p.residual) {
-            residual_signed = self.byte_quant(&self.g.ty(v).elem)?.signed;
+            residual_signed = self.stored(&self.g.ty(v).elem)?.0.signed;
         }
         self.integer_layer(&codes::Layer {
             name: &parts.name,
             conv: &conv,
             packed: &parts.packed,
+            words: width == 2,
             zero,
             signed,
             residual_signed,

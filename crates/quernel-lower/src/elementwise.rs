@@ -30,14 +30,14 @@ impl Build<'_> {
     }
 
     pub fn quantize(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
-        let to = self.byte_quant(&self.g.ty(y).elem)?;
-        self.contiguous(x, y, None, |count| What::Quantize { count, to });
+        let (to, width) = self.stored(&self.g.ty(y).elem)?;
+        self.contiguous(x, y, None, |count| What::Quantize { count, to, width });
         Ok(())
     }
 
     pub fn dequantize(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
-        let from = self.byte_quant(&self.g.ty(x).elem)?;
-        self.contiguous(x, y, None, |count| What::Dequantize { count, from });
+        let (from, width) = self.stored(&self.g.ty(x).elem)?;
+        self.contiguous(x, y, None, |count| What::Dequantize { count, from, width });
         Ok(())
     }
 
@@ -56,6 +56,28 @@ impl Build<'_> {
     }
 
     pub fn requantize(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
+        if let (Some(from), Some(to)) = (self.g.ty(x).elem.quant(), self.g.ty(y).elem.quant())
+            && from.storage().bytes() != to.storage().bytes()
+            && let (Some((sx, zx)), Some((sy, zy))) = (from.tensor_params(), to.tensor_params())
+            && sx == sy
+        {
+            if zx == zy && from.min() >= to.min() && from.max() <= to.max() {
+                let (from, to) = (from.storage().held(), to.storage().held());
+                self.contiguous(x, y, None, |count| What::Cast { from, to, count });
+                return Ok(());
+            }
+            // Under one scale the integers move by the difference of the zero points, which f32 holds.
+            let [(from, wide), (to, width)] = [self.stored(&self.g.ty(x).elem)?, self.stored(&self.g.ty(y).elem)?];
+            let place = self.dense_place(x);
+            let middle = self.buffer(4 * place.count());
+            let span = self.whole(middle);
+            let reads = vec![self.dense_span(&place, wide)];
+            self.emit(What::Dequantize { count: place.count(), from: ByteQuant { scale: 1.0, ..from }, width: wide }, reads, vec![span]);
+            let result = self.result_like(y, &place);
+            let writes = vec![self.dense_span(&result, width)];
+            self.emit(What::Quantize { count: place.count(), to: ByteQuant { scale: 1.0, ..to }, width }, vec![span], writes);
+            return Ok(());
+        }
         let (from, to) = (self.byte_quant(&self.g.ty(x).elem)?, self.byte_quant(&self.g.ty(y).elem)?);
         self.lookup(x, y, exact::byte_table(from.signed, |q| exact::requantize_entry(q, pair(&from), pair(&to), to.lo, to.hi)));
         Ok(())

@@ -10,7 +10,7 @@
 //!
 //! Lowering is deterministic and makes no choice that depends on the target.
 //!
-//! **What is absent:** anything about instructions; three-dimensional windows; 16-bit activations.
+//! **What is absent:** anything about instructions; three-dimensional windows; element-wise functions of 16-bit integers.
 
 mod build;
 mod codes;

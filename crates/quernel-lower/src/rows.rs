@@ -65,7 +65,7 @@ impl Build<'_> {
             let count = bytes.count();
             let view = View { buf: self.buffer(4 * count), start: 0, axes: bytes.axes.clone() };
             let (reads, writes) = (vec![self.dense_span(&bytes, 1)], vec![self.dense_span(&view, 4)]);
-            self.emit(What::Dequantize { count, from }, reads, writes);
+            self.emit(What::Dequantize { count, from, width: 1 }, reads, writes);
             view
         } else {
             self.place_where(x, fits, |s, _| s.fresh(x, &order))
@@ -90,7 +90,7 @@ impl Build<'_> {
         let to = self.byte_quant(&self.g.ty(y).elem)?;
         let view = self.result_like(y, from);
         let (reads, writes) = (vec![self.dense_span(from, 4)], vec![self.dense_span(&view, 1)]);
-        self.emit(What::Quantize { count: from.count(), to }, reads, writes);
+        self.emit(What::Quantize { count: from.count(), to, width: 1 }, reads, writes);
         Ok(())
     }
 

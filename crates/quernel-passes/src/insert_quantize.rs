@@ -1,4 +1,4 @@
-//! `insert-quantize`: rounds activations to 8 bits where integer operators will read them.
+//! `insert-quantize`: rounds activations where integer operators will read them.
 //!
 //! * Tensors that a move connects (reshape, transpose, concat, slice, pad, gather, max pool) share one scale, so the move
 //!   stays a move.
@@ -6,6 +6,7 @@
 //!   its result, or when it can hand out floats itself (layers, means). The last layer so yields floats directly.
 //! * A clamp that follows an element-wise operator lends it its own range: saturation is the clamp.
 //! * What comes back as an input of the next run is not rounded on the way there.
+//! * With more than 8 bits layers and moves are integer operators, and nothing else.
 //! * With fewer than 8 bits, what the first and the last layer read keeps 8 where their weights do.
 //! * Constants beside integers are rounded, too: to the scale of their move, or to one of their own. A quotient by a
 //!   constant becomes a product, because a small divisor would round to 0.
@@ -104,6 +105,10 @@ impl Classes {
             (*lo, *hi) = (lo.min(x), hi.max(x));
         }
     }
+    fn words(&mut self, v: Value) -> bool {
+        let r = self.root(v);
+        self.storage[r].bits() > 8
+    }
     fn known(&mut self, v: Value) -> bool {
         let r = self.root(v);
         self.range[r].is_some()
@@ -120,8 +125,11 @@ impl Classes {
 impl InsertQuantize {
     /// The storage of every value.
     fn storages(&self, g: &Graph, cx: &Cx) -> Vec<Storage> {
-        let narrow = Storage::new(self.bits, false).filter(|s| s.bits() <= 8).unwrap_or(Storage::U8);
-        let mut storages = vec![narrow; g.values.len()];
+        let storage = Storage::new(self.bits, false).unwrap_or(Storage::U8);
+        let mut storages = vec![storage; g.values.len()];
+        if self.bits >= 8 {
+            return storages;
+        }
         let layers: Vec<Node> = g.order.iter().copied().filter(|&n| g.nodes[n].op.epilogue().is_some()).collect();
         // A network of one or two layers would have no others.
         if layers.len() > 2 {
@@ -232,6 +240,10 @@ impl InsertQuantize {
                 Form::Elementwise | Form::Move => wanted[r.index()] && constants_round(g, node),
                 Form::Float => false,
             };
+            // Words have kernels of layers, and are moved.
+            let words = operands.iter().chain([&r]).any(|v| c.words(*v));
+            let moved = form(g, n) == Form::Move && !matches!(node.op, Op::Pool { .. });
+            let integer = integer && (!words || form(g, n) == Form::Layer || moved);
             if integer && readable {
                 integers[n.index()] = true;
                 for a in operands.into_iter().filter(|&a| !given(a)) {
@@ -377,7 +389,8 @@ fn rounded_constant(s: &mut Sweep<'_>, v: Value, data: &[f32], shared: Option<El
     let elem = shared.map_or_else(own, Ok)?;
     let params = elem.quant().and_then(|q| q.tensor_params());
     let (scale, zero) = params.ok_or_else(|| Diagnostic::bug("a constant beside integers has no scale of its own"))?;
-    let ints: Vec<i64> = data.iter().map(|x| i64::from(exact::quantize(*x, scale, zero, 0, 255))).collect();
+    let (lo, hi) = elem.quant().map_or((0, 255), |q| (q.min(), q.max()));
+    let ints: Vec<i64> = data.iter().map(|x| i64::from(exact::quantize(*x, scale, zero, lo, hi))).collect();
     let (name, dims) = (s.g.values[v].name.clone(), s.g.ty(v).dims.clone());
     let q = s.constant(&name, Tensor::from_ints(TensorTy::new(dims, elem), ints));
     s.push(Op::Dequantize, &[q], Elem::F32, origin)

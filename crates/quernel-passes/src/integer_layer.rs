@@ -4,6 +4,7 @@ use crate::{
     Cx, Sweep,
     rounded::{rounded, rounded_tensor},
     thresholds::{self, Rounding},
+    wide::{self, is_wide},
 };
 use quernel_ir::{Diagnostic, Multiplier, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Value, exact};
 use quernel_quant::Width;
@@ -13,6 +14,8 @@ pub(crate) struct IntegerLayer {
     pub args: Vec<Value>,
     /// Whether the rounding of its result is part of it.
     pub rounded: bool,
+    /// Whether operands are words and the result is rounded to bytes.
+    pub wide: bool,
 }
 
 /// Weights as the integers that multiply, one row per output channel.
@@ -61,7 +64,9 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
     let addend_type = addend.and_then(|v| s.g.ty(v).elem.quant()?.tensor_params().map(|p| (p, s.g.ty(v).elem.quant().cloned())));
     let order = multiplier(&node.op);
     let mut finer = None;
-    if let (Bias::Float(b), None, Multiplier::F32) = (&bias, addend, order)
+    // A unit of the sum is far below a step of words.
+    let words = [Some(x), addend, result].into_iter().flatten().any(|v| is_wide(&s.g.ty(v).elem));
+    if let (Bias::Float(b), None, Multiplier::F32, false) = (&bias, addend, order, words)
         && b.len() == w.rows
         && b.iter().enumerate().any(|(o, b)| !is_whole(*b, sx, w.quant.scale_at(o)))
     {
@@ -96,14 +101,13 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
         let (Some(b), Some(factor)) = (own, factor) else {
             return stays(cx, s, format!("the bias or residual of channel {o} does not fit the units of the sum"));
         };
-        let reach = |t: &Quant, zero: i32| i64::from(t.max() - zero).abs().max(i64::from(zero - t.min()).abs());
-        let magnitude: i64 = w.centered[o * row..(o + 1) * row].iter().map(|q| q.abs()).sum();
-        let residual_reach = match &addend_type {
-            Some(((_, zero), Some(t))) => i64::from(factor) * reach(t, *zero),
-            _ => 0,
+        let sums = sums(&w.centered[o * row..(o + 1) * row], &tx, zx);
+        let added = match &addend_type {
+            Some(((_, zero), Some(t))) => [t.min(), t.max()].map(|r| i64::from(factor) * i64::from(r - zero)),
+            _ => [0, 0],
         };
-        let sum = magnitude.saturating_mul(reach(&tx, zx)).saturating_add(i64::from(b).abs()).saturating_add(residual_reach);
-        if sum > i64::from(i32::MAX) {
+        let [lo, hi] = [0, 1].map(|i| sums[i].saturating_add(i64::from(b)).saturating_add(added[i]));
+        if lo < i64::from(i32::MIN) || hi > i64::from(i32::MAX) {
             return stays(cx, s, format!("the sum of channel {o} is not proven to fit 32 bits"));
         }
         integers.push(b);
@@ -117,7 +121,23 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
         args.push(s.constant(&name, Tensor::i32([w.rows], &integers)));
     }
     args.extend(addend);
-    Ok(Some(IntegerLayer { args, rounded: result.is_some_and(|q| representable(s, n, &w, sx, q, cx)) }))
+    let rounded = result.is_some_and(|q| representable(s, n, &w, sx, q, cx));
+    if words {
+        args[0] = wide::word(s, args[0], node.origin.clone())?;
+        if let (Some(_), Some(last)) = (addend, args.last_mut()) {
+            *last = wide::word(s, *last, node.origin)?;
+        }
+    }
+    let wide = words && rounded && result.is_some_and(|q| !is_wide(&s.g.ty(q).elem));
+    Ok(Some(IntegerLayer { args, rounded, wide }))
+}
+
+/// Smallest and largest sum of products of a row of weights with operands of type `t`; padding is the zero point.
+fn sums(weights: &[i64], t: &Quant, zero: i32) -> [i64; 2] {
+    let (lo, hi) = (i64::from((t.min() - zero).min(0)), i64::from((t.max() - zero).max(0)));
+    let part = |sign: i64| weights.iter().map(|w| (w * sign).max(0)).sum::<i64>();
+    let (positive, negative) = (part(1), part(-1));
+    [positive * lo - negative * hi, positive * hi - negative * lo]
 }
 
 fn weights(s: &Sweep<'_>, v: Value) -> Option<Weights> {

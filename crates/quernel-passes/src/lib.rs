@@ -91,7 +91,7 @@ pub struct QuantizeOptions {
     pub calibrator: Calibrator,
     /// Where scales of activations come from.
     pub activations: Activations,
-    /// Bits of activations with scales from samples: 8, 4, 2 or 1.
+    /// Bits of activations with scales from samples: 16, 8, 4, 2 or 1.
     pub activation_bits: u8,
     /// Weights under one scale where activations stay float; `None` for a whole output channel.
     pub group: Option<u32>,
@@ -129,7 +129,7 @@ pub const PASSES: &[(&str, &str)] = &[
     ("dead-code", "removes what no output needs"),
     ("equalize", "moves factors between the channels of neighbouring layers"),
     ("choose-bits", "gives every layer its width; a layer whose values drown in the noise of 8 bits stays float"),
-    ("insert-quantize", "rounds activations to 8 bits where integer operators will read them"),
+    ("insert-quantize", "rounds activations where integer operators will read them"),
     ("dynamic-quantize", "rounds activations with scales found at run time"),
     ("quantize-weights", "rounds weights per output channel"),
     ("bias-correct", "takes the mean error of rounded weights out of the bias"),

@@ -4,6 +4,9 @@
 //! rounded hands out floats; a move of dequantized integers becomes a move of the integers. Biases become 32-bit integers
 //! in units of the accumulator. A layer whose sum might overflow stays float, with a remark. Rounded constants that
 //! nothing integer took become plain ones.
+//!
+//! Words, integers of more than 8 bits, are operands and results of layers, and moved; everything else computes in floats
+//! between their roundings, which is what such a model says.
 
 use crate::{
     Cx, Pass, Sweep, fold_constants,
@@ -21,7 +24,6 @@ impl Pass for PushRequantize {
         "push-requantize"
     }
     fn run(&self, g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
-        wide::widen(g, cx)?;
         moves_after_rounding(g);
         clamp_after_rounding(g)?;
         moves_after_rounding(g);
@@ -34,6 +36,7 @@ impl Pass for PushRequantize {
             let quantize = readers.get(node.result().index()).copied().flatten();
             let result = quantize.map(|q| s.g.nodes[q].result());
             let (args, quantize) = match integers(s, n, result, cx)? {
+                Integer::Wide(args) => return wide::narrowed(s, n, args, quantize),
                 Integer::No => {
                     s.keep(n);
                     return Ok(());
@@ -76,6 +79,8 @@ enum Integer {
     Floats(Vec<Value>),
     /// Integer operands, and the rounding of its result.
     Rounded(Vec<Value>),
+    /// Words, and the rounding of its result to a byte.
+    Wide(Vec<Value>),
 }
 
 /// For every value read by one quantize and nothing else, that node.
@@ -120,6 +125,9 @@ fn moves_after_rounding(g: &mut Graph) {
         }
         let Some(from) = from.filter(|&m| uses[g.nodes[m].result().index()] == 1) else { continue };
         let pooled = moves.iter().any(|&m| matches!(g.nodes[m].op, Op::Pool { .. }));
+        if pooled && wide::is_wide(&elem) {
+            continue;
+        }
         // What is rounded already moves as it is; and of a NaN, which no sum of integers is, the larger is none.
         if g.nodes[from].op == Op::Dequantize || pooled && form(g, from) != Form::Layer {
             continue;
@@ -176,7 +184,9 @@ fn requantize(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
     let node = s.g.nodes[n].clone();
     match rounded_tensor(s.g, node.args[0]) {
         Some(q) if s.g.ty(q).elem == s.g.ty(node.result()).elem => s.replace(n, q),
-        Some(q) if s.g.tensor(q).is_none() => s.rewrite(n, Op::Requantize, vec![q]),
+        Some(q) if s.g.tensor(q).is_none() && ![q, node.result()].iter().any(|v| wide::is_wide(&s.g.ty(*v).elem)) => {
+            s.rewrite(n, Op::Requantize, vec![q]);
+        }
         _ => s.keep(n),
     }
     Ok(())
@@ -202,9 +212,15 @@ fn integers(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> R
     if form == Form::Layer {
         return Ok(match integer_layer::operands(s, n, result, cx)? {
             None => Integer::No,
+            Some(l) if l.rounded && l.wide => Integer::Wide(l.args),
             Some(l) if l.rounded => Integer::Rounded(l.args),
             Some(l) => Integer::Floats(l.args),
         });
+    }
+    let mut values = node.args.iter().filter_map(|&a| rounded_tensor(s.g, a)).chain(result);
+    let wide = values.any(|v| wide::is_wide(&s.g.ty(v).elem));
+    if wide && (form != Form::Move || matches!(node.op, Op::Pool { .. })) {
+        return Ok(Integer::No);
     }
     if let Op::TopK { .. } = node.op {
         // Scales are positive: the integers have the order of the numbers.
@@ -230,7 +246,7 @@ fn integers(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> R
     let to = result.map(|q| s.g.ty(q).elem.clone());
     match to {
         Some(to) if one && s.g.ty(args[0]).elem == to => Ok(Integer::Rounded(args)),
-        Some(to) if !one => {
+        Some(to) if !one && !wide => {
             for (i, a) in args.iter_mut().enumerate() {
                 if s.g.ty(*a).elem != to && !node.op.is_index(i) {
                     *a = s.push(Op::Requantize, &[*a], to.clone(), node.origin.clone())?;

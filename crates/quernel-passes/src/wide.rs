@@ -1,53 +1,40 @@
-//! Activations of more than 8 bits: computed in floats.
+//! Words: integers of more than 8 bits.
 //!
-//! Kernels read bytes. A rounding to more bits becomes the clamp it also is; what is lost is a rounding error far below
-//! that of 8 bits.
+//! A layer's kernel reads bytes or words. Where its operands and result are both, the bytes become words under the same
+//! scale and zero point, so that the sum is the same.
 
-use crate::{Cx, Sweep};
-use quernel_ir::{Diagnostic, Elem, Graph, Op, TensorTy, Unary, Value, exact};
+use crate::Sweep;
+use quernel_ir::{Diagnostic, Elem, Node, Op, Origin, Quant, Storage, Value};
 
-fn wide(g: &Graph, v: Value) -> bool {
-    g.ty(v).elem.quant().is_some_and(|q| q.storage().bits() > 8)
+/// Whether elements are integers of 9 to 16 bits.
+pub(crate) fn is_wide(elem: &Elem) -> bool {
+    elem.quant().is_some_and(|q| (9..=16).contains(&q.storage().bits()))
 }
 
-/// Makes every computed value of more than 8 bits a float.
-pub(crate) fn widen(g: &mut Graph, cx: &mut Cx) -> Result<(), Diagnostic> {
-    if !g.order.iter().any(|&n| wide(g, g.nodes[n].result())) {
-        return Ok(());
+/// The same numbers as words.
+fn widened(elem: &Elem) -> Option<Elem> {
+    let q = elem.quant().filter(|q| q.storage().bits() <= 8)?;
+    let storage = Storage::new(16, q.storage().signed())?;
+    Quant::new(storage, q.min(), q.max(), q.scheme().clone()).ok().map(Into::into)
+}
+
+/// `v` as words.
+pub(crate) fn word(s: &mut Sweep<'_>, v: Value, origin: Origin) -> Result<Value, Diagnostic> {
+    match widened(&s.g.ty(v).elem) {
+        Some(elem) => s.push(Op::Requantize, &[v], elem, origin),
+        None => Ok(v),
     }
-    Sweep::run(g, |s, n| {
-        let node = s.g.nodes[n].clone();
-        let r = node.result();
-        if node.op == Op::Dequantize && s.g.ty(node.args[0]).elem.is_f32() {
-            s.replace(n, node.args[0]);
-            return Ok(());
-        }
-        let params = s.g.ty(r).elem.quant().and_then(|q| q.tensor_params().map(|p| (p, q.min(), q.max(), q.storage())));
-        let Some(((scale, zero), min, max, storage)) = params.filter(|_| wide(s.g, r)) else {
-            s.keep(n);
-            return Ok(());
-        };
-        let mut args = node.args.clone();
-        if node.op == Op::Quantize {
-            cx.remark("push-requantize", s.g, n, format!("rounds to {storage}: computed in floats, within the range of the type"));
-            let f = Unary::Clip { lo: exact::dequantize(min, scale, zero), hi: exact::dequantize(max, scale, zero) };
-            s.g.values[r].ty.elem = Elem::F32;
-            s.rewrite(n, Op::Unary(f), args);
-            return Ok(());
-        }
-        if !node.op.moves_only() {
-            s.keep(n);
-            return Ok(());
-        }
-        for a in &mut args {
-            if let Some(t) = s.g.tensor(*a).filter(|_| wide(s.g, *a)) {
-                let real = quernel_interp::eval_node(&Op::Dequantize, &[t], &TensorTy::f32(t.ty.dims.clone()))?;
-                let name = s.g.values[*a].name.clone();
-                *a = s.constant(&name, real);
-            }
-        }
-        s.g.values[r].ty.elem = Elem::F32;
-        s.rewrite(n, node.op, args);
-        Ok(())
-    })
+}
+
+/// Layer `n` over words, whose result `quantize` rounds to a byte: the rounding is the layer's, to a word that a byte holds.
+pub(crate) fn narrowed(s: &mut Sweep<'_>, n: Node, args: Vec<Value>, quantize: Option<Node>) -> Result<(), Diagnostic> {
+    let (op, r) = (s.g.nodes[n].op.clone(), s.g.nodes[n].result());
+    if let Some(quantize) = quantize
+        && let Some(elem) = widened(&s.g.ty(s.g.nodes[quantize].result()).elem)
+    {
+        s.g.values[r].ty.elem = elem;
+        s.g.nodes[quantize].op = Op::Requantize;
+    }
+    s.rewrite(n, op, args);
+    Ok(())
 }

@@ -29,7 +29,7 @@ pub struct Compiler {
     pub calibrator: Calibrator,
     /// Where scales of activations come from.
     pub activations: Activations,
-    /// Bits of activations with scales from samples: 8, 4, 2 or 1.
+    /// Bits of activations with scales from samples: 16, 8, 4, 2 or 1.
     pub activation_bits: u8,
     /// Weights under one scale where activations stay float; `None` for a whole output channel.
     pub group: Option<u32>,

@@ -174,7 +174,7 @@ fn stored_bits(steps: &[quernel_ir::program::Step]) -> Vec<u8> {
         .filter_map(|s| match s.what {
             What::ConvCodes { bits, .. } | What::Expand { bits, .. } | What::ExpandFloat { bits, .. } => Some(bits),
             What::ConvBits { .. } => Some(1),
-            What::Conv { .. } if constant(s) => Some(8),
+            What::Conv { .. } | What::ConvWords { .. } if constant(s) => Some(8),
             What::ConvFloat { .. } if constant(s) => Some(32),
             _ => None,
         })
@@ -186,7 +186,7 @@ fn stored_bits(steps: &[quernel_ir::program::Step]) -> Vec<u8> {
 /// Bytes of the weights of a step in the object.
 pub(crate) fn stored_weights(step: &quernel_ir::program::Step) -> Option<usize> {
     match step.what {
-        What::Conv { .. } | What::ConvCodes { .. } | What::ConvBits { .. } | What::ConvFloat { .. } => {
+        What::Conv { .. } | What::ConvWords { .. } | What::ConvCodes { .. } | What::ConvBits { .. } | What::ConvFloat { .. } => {
             step.reads.get(1).filter(|s| matches!(s.base, Base::Blob(_))).map(|s| s.bytes)
         }
         What::Expand { .. } => step.reads.first().map(|s| s.bytes),

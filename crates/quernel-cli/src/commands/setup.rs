@@ -55,12 +55,15 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
         calibration,
         calibrator: Calibrator { method: a.calibrator, symmetric: a.symmetric },
         activations: match a.activations {
-            ActivationsArg::Static | ActivationsArg::Four | ActivationsArg::Two | ActivationsArg::One => Activations::Static,
+            ActivationsArg::Static | ActivationsArg::Sixteen | ActivationsArg::Four | ActivationsArg::Two | ActivationsArg::One => {
+                Activations::Static
+            }
             ActivationsArg::Dynamic => Activations::DynamicRows,
             ActivationsArg::DynamicTensor => Activations::DynamicTensors,
             ActivationsArg::Float => Activations::Float,
         },
         activation_bits: match a.activations {
+            ActivationsArg::Sixteen => 16,
             ActivationsArg::Four => 4,
             ActivationsArg::Two => 2,
             ActivationsArg::One => 1,

@@ -64,7 +64,7 @@ fn layer(shape: &Shape, float: bool) -> (Program, Vec<Vec<u8>>) {
     let &(_, side, i, o, kernel, stride, residual, depthwise) = shape;
     let dim = WindowDim { kernel, stride, dilation: 1, before: 0, after: 0 };
     let end = End::Requantize { zero: 0, lo: 0, hi: 255, signed: false };
-    let int = Kind::Int { signed: false, zero: 0, residual_signed: false, end, extreme: false };
+    let int = Kind::Int { words: false, signed: false, zero: 0, residual_signed: false, end, extreme: false };
     let case = Case {
         n: 1,
         h: side,

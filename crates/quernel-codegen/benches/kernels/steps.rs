@@ -31,8 +31,8 @@ pub fn lines(rng: &mut Rng) -> Vec<Line> {
         all.push(Line { name, what, operands, result, float });
     };
     let n = 56 * 56 * 64;
-    add("quantize 200k", What::Quantize { count: n, to: q(0.02, 128) }, vec![rng.floats(n)], None, n, false);
-    add("dequantize 200k", What::Dequantize { count: n, from: q(0.02, 128) }, vec![rng.bytes(n)], None, 4 * n, true);
+    add("quantize 200k", What::Quantize { count: n, to: q(0.02, 128), width: 1 }, vec![rng.floats(n)], None, n, false);
+    add("dequantize 200k", What::Dequantize { count: n, from: q(0.02, 128), width: 1 }, vec![rng.bytes(n)], None, 4 * n, true);
     add("lookup 200k", What::Lookup { count: n }, vec![rng.bytes(n)], Some(rng.bytes(256)), n, false);
     let dense = |dims: &[usize], operands: usize| Strided { dims: dims.to_vec(), operands: vec![Strides::dense(dims); operands] };
     for (name, op) in [("add 200k", Binary::Add), ("mul 200k", Binary::Mul)] {

@@ -4,7 +4,7 @@
 //! (exactly so for `|p| < 2^22`, and every clamped `p` here is far below), and the separate addition is never
 //! contracted by this code generator. The same three operations serve scalars and vectors of every target.
 
-use super::Emitter;
+use super::{Emitter, Stored};
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
 use quernel_ir::float::ROUND_MAGIC;
 use quernel_ir::program::ByteQuant;
@@ -51,6 +51,11 @@ impl Emitter<'_> {
             magic: self.splat_f32(ROUND_MAGIC),
             bias: self.splat_i32(bias_bits(zero)),
         }
+    }
+    /// Vector constants of a byte or word result; unsigned words come out 2^15 lower, for [`Self::narrow_words`].
+    pub fn integers_end_v(&mut self, zero: i32, lo: i32, hi: i32, stored: Stored) -> BytesEnd {
+        let down = if stored.words && !stored.signed { 1 << 15 } else { 0 };
+        self.bytes_end_v(zero - down, lo - down, hi - down)
     }
     /// [`BytesEnd`] of a quantized result, scalar.
     pub fn bytes_end_of(&mut self, to: ByteQuant) -> BytesEnd {

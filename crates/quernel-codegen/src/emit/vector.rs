@@ -80,6 +80,25 @@ impl Emitter<'_> {
             [self.b.ins().uwiden_low(v), self.b.ins().uwiden_high(v)]
         }
     }
+    /// Words 0..4 and 4..8 as i32x4.
+    pub fn widen_words(&mut self, v: Value, signed: bool) -> [Value; 2] {
+        if signed {
+            [self.b.ins().swiden_low(v), self.b.ins().swiden_high(v)]
+        } else {
+            [self.b.ins().uwiden_low(v), self.b.ins().uwiden_high(v)]
+        }
+    }
+    /// Four i32x4 of word results as sixteen words; unsigned ones come 2^15 lower than they are.
+    pub fn narrow_words(&mut self, v: [Value; 4], signed: bool) -> [Value; 2] {
+        [0, 2].map(|i| {
+            let words = self.b.ins().snarrow(v[i], v[i + 1]);
+            if signed {
+                return words;
+            }
+            let top = self.splat_i16(i16::MIN);
+            self.b.ins().bxor(words, top)
+        })
+    }
     /// Sixteen bytes as four i32x4.
     pub fn widen_bytes_i32(&mut self, v: Value, signed: bool) -> [Value; 4] {
         let [lo, hi] = self.widen_bytes(v, signed);

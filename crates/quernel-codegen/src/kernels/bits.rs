@@ -80,7 +80,7 @@ impl Tile<'_> {
         });
         for p in 0..pixels {
             let to = e.at(place.out, (p * self.loops.pixel.out) as i64);
-            let ends = vector_end(e, self.layer.end);
+            let ends = vector_end(e, self.layer);
             finish_panel(e, std::array::from_fn(|j| acc[4 * p + j]), place.scale, None, &ends, to, lanes);
         }
     }
@@ -98,7 +98,7 @@ impl Tile<'_> {
                     vec![e.b.ins().isub(acc[0], ones)]
                 })
             });
-            let ends = scalar_end(e, self.layer.end);
+            let ends = scalar_end(e, self.layer);
             let scale = e.load_f32(place.scale, 0);
             finish_scalar(e, acc[0], scale, None, &ends, place.out);
         });

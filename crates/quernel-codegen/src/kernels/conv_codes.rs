@@ -94,7 +94,7 @@ impl Tile<'_> {
         });
         for p in 0..pixels {
             let to = e.at(place.out, (p * self.loops.pixel.out) as i64);
-            let ends = vector_end(e, self.layer.end);
+            let ends = vector_end(e, self.layer);
             finish_panel(e, std::array::from_fn(|j| acc[4 * p + j]), place.scale, None, &ends, to, lanes);
         }
     }
@@ -126,7 +126,7 @@ impl Tile<'_> {
             }
             acc
         });
-        let ends = scalar_end(e, self.layer.end);
+        let ends = scalar_end(e, self.layer);
         for (lane, &a) in acc.iter().enumerate() {
             let scale = e.load_f32(place.scale, 4 * lane as i64);
             let to = e.at(place.out, lane as i64 * self.layer.out_bytes());

@@ -26,14 +26,14 @@ pub fn fits(conv: &Conv) -> bool {
 }
 
 /// Taps in one group.
-fn depth(level: Level) -> usize {
-    if level >= Level::V128Dot { 4 } else { 2 }
+fn depth(level: Level, words: bool) -> usize {
+    if level >= Level::V128Dot && !words { 4 } else { 2 }
 }
 
 /// Rearranges weights: `[block of 16 channels][group][channel][tap]`, bytes for dot products, else i16. Taps missing
 /// in the last group are 0.
-pub fn pack(d: WeightDims, weights: &[u8], machine: &Machine) -> Vec<u8> {
-    let depth = depth(machine.level);
+pub fn pack(d: WeightDims, weights: &[u8], machine: &Machine, words: bool) -> Vec<u8> {
+    let depth = depth(machine.level, words);
     let taps = d.kh * d.kw;
     let mut out = Vec::new();
     for block in 0..d.o.div_ceil(PANEL) {
@@ -57,20 +57,21 @@ pub fn emit(e: &mut Emitter, layer: &Layer, flip: bool) {
     let (view, out, d) = (conv.input, conv.output, conv.weight_dims());
     let [wy, wx] = conv.window;
     let width = layer.out_bytes() as usize;
-    let groups = (d.kh * d.kw).div_ceil(depth(e.level()));
+    let (depth, wide_x) = (depth(e.level(), layer.words), layer.width());
+    let groups = (d.kh * d.kw).div_ceil(depth);
     // Displacement of every tap; the last group repeats its last tap, against zero weights.
-    let taps: Vec<i64> = (0..groups * depth(e.level()))
+    let taps: Vec<i64> = (0..groups * depth)
         .map(|t| t.min(d.kh * d.kw - 1))
-        .map(|t| ((t / d.kw) * wy.dilation * view.row + (t % d.kw) * wx.dilation * view.pixel) as i64)
+        .map(|t| (((t / d.kw) * wy.dilation * view.row + (t % d.kw) * wx.dilation * view.pixel) * wide_x) as i64)
         .collect();
     let (x, w, bias, scale, y) = (e.read(X), e.read(W), e.read(BIAS), e.read(SCALE), e.write(0));
-    let mut start = vec![e.at(x, view.start as i64), e.at(y, (out.start * width) as i64), w, bias, scale];
+    let mut start = vec![e.at(x, (view.start * wide_x) as i64), e.at(y, (out.start * width) as i64), w, bias, scale];
     if let Some(r) = conv.residual {
-        start.extend([e.at(e.read(RESIDUAL), r.start as i64), e.read(FACTOR)]);
+        start.extend([e.at(e.read(RESIDUAL), (r.start * wide_x) as i64), e.read(FACTOR)]);
     }
     let residual = conv.residual.unwrap_or(out);
     let step = |ptrs: &[Ptr], x: usize, y: usize, w: usize, channels: usize, r: usize| {
-        let by = [x, y * width, w, 4 * channels, 4 * channels, r, 2 * channels];
+        let by = [x * wide_x, y * width, w, 4 * channels, 4 * channels, r * wide_x, 2 * channels];
         ptrs.iter().copied().zip(by.map(|b| b as i64)).collect::<Vec<_>>()
     };
     let line = |e: &mut Emitter, ptrs: &[Ptr], lanes: usize| {
@@ -78,9 +79,12 @@ pub fn emit(e: &mut Emitter, layer: &Layer, flip: bool) {
             e.walk(out.h, &step(ptrs, wy.stride * view.row, out.row, 0, 0, residual.row), |e, ptrs| {
                 e.walk(out.w, &step(ptrs, wx.stride * view.pixel, out.pixel, 0, 0, residual.pixel), |e, p| {
                     let bias: [Value; 4] = std::array::from_fn(|j| e.load(I32X4, p[3], 16 * j as i64));
-                    let acc = sums(e, layer.signed, flip, p[0], p[2], &taps, bias);
-                    let residual = conv.residual.map(|_| (p[5], layer.residual_signed, p[6]));
-                    let ends = vector_end(e, layer.end);
+                    let acc = match layer.words {
+                        true => word_sums(e, flip, p[0], p[2], &taps, bias),
+                        false => sums(e, layer.signed, flip, p[0], p[2], &taps, bias),
+                    };
+                    let residual = conv.residual.map(|_| (p[5], layer.residual(), p[6]));
+                    let ends = vector_end(e, layer);
                     finish_panel(e, acc, p[4], residual, &ends, p[1], lanes);
                 });
             });
@@ -97,7 +101,7 @@ pub fn emit(e: &mut Emitter, layer: &Layer, flip: bool) {
 
 /// The sums of sixteen channels.
 fn sums(e: &mut Emitter, signed: bool, flip: bool, x: Ptr, w: Ptr, taps: &[i64], mut acc: [Value; 4]) -> [Value; 4] {
-    let depth = depth(e.level());
+    let depth = depth(e.level(), false);
     for (group, taps) in taps.chunks(depth).enumerate() {
         let bytes: Vec<Value> = taps
             .iter()
@@ -129,6 +133,33 @@ fn sums(e: &mut Emitter, signed: bool, flip: bool, x: Ptr, w: Ptr, taps: &[i64],
                     let sum = e.multiply_pairs(v, weights);
                     acc[j] = e.b.ins().iadd(acc[j], sum);
                 }
+            }
+        }
+    }
+    acc
+}
+
+/// The sums of sixteen channels of words.
+fn word_sums(e: &mut Emitter, flip: bool, x: Ptr, w: Ptr, taps: &[i64], mut acc: [Value; 4]) -> [Value; 4] {
+    for (group, taps) in taps.chunks(2).enumerate() {
+        for half in 0..2 {
+            let [a, b] = [0, 1].map(|t| {
+                let v = e.load(I8X16, x, taps[t] + 16 * half as i64);
+                if flip {
+                    let (v, top) = (e.cast(I16X8, v), e.splat_i16(i16::MIN));
+                    let v = e.b.ins().bxor(v, top);
+                    e.cast(I8X16, v)
+                } else {
+                    v
+                }
+            });
+            for quarter in 0..2 {
+                let pairs = e.interleave(a, b, 2, quarter == 1);
+                let pairs = e.cast(I16X8, pairs);
+                let j = 2 * half + quarter;
+                let weights = e.load_constant(I16X8, w, (GROUP_BYTES * group + 16 * j) as i64);
+                let sum = e.multiply_pairs(pairs, weights);
+                acc[j] = e.b.ins().iadd(acc[j], sum);
             }
         }
     }

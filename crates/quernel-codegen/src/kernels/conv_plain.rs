@@ -10,15 +10,15 @@ use quernel_ir::program::{Conv, PANEL, WeightDims, WeightLayout};
 pub fn emit(e: &mut Emitter, layer: &Layer) {
     let conv = layer.conv;
     let (x, w) = (e.read(X), e.read(W));
-    let ends = scalar_end(e, layer.end);
+    let ends = scalar_end(e, layer);
     let zero = e.i32(layer.zero);
     outputs(e, conv, layer.out_bytes(), |e, at| {
         let bias = e.read(BIAS);
         let bias = e.index(bias, at.o, 4);
         let acc = e.load_i32(bias, 0);
         let acc = taps(e, conv, &at, acc, |e, ok, x_index, w_index, acc| {
-            let p = e.plus(x, x_index);
-            let v = e.load_byte(p, 0, layer.signed);
+            let p = e.index(x, x_index, layer.width() as i64);
+            let v = e.load_stored(p, 0, layer.operand());
             let v = e.b.ins().select(ok, v, zero);
             let p = e.plus(w, w_index);
             let k = e.load_byte(p, 0, true);
@@ -30,10 +30,10 @@ pub fn emit(e: &mut Emitter, layer: &Layer) {
         let scale = e.load_f32(scale, 0);
         let residual = conv.residual.map(|_| {
             let (r, f) = (e.read(RESIDUAL), e.read(FACTOR));
-            let r = e.plus(r, at.residual);
+            let r = e.index(r, at.residual, layer.width() as i64);
             let f = e.index(f, at.o, 2);
             let f = e.load_i16(f, 0);
-            (r, layer.residual_signed, f)
+            (r, layer.residual(), f)
         });
         finish_scalar(e, acc, scale, residual, &ends, at.to);
     });

@@ -1,10 +1,10 @@
 //! Element-wise steps over contiguous elements and over strides.
 
 use super::{float_binary, float_unary::Math, strided::Space, unsupported};
-use crate::emit::{Emitter, Ptr};
+use crate::emit::{Emitter, Ptr, Stored};
 use cranelift_codegen::ir::{
     InstBuilder, Value,
-    types::{F32, F32X4, I8X16, I64},
+    types::{F32, F32X4, I8X16, I16X8, I64},
 };
 use quernel_ir::{
     diag::Diagnostic,
@@ -15,8 +15,8 @@ use quernel_ir::{
 /// Emits the body of a step's function.
 pub fn emit(e: &mut Emitter, what: &What) -> Result<(), Diagnostic> {
     match what {
-        What::Quantize { count, to } => quantize(e, *count, *to),
-        What::Dequantize { count, from } => dequantize(e, *count, *from),
+        What::Quantize { count, to, width } => quantize(e, *count, *to, *width == 2),
+        What::Dequantize { count, from, width } => dequantize(e, *count, *from, *width == 2),
         What::Lookup { count } => lookup(e, *count),
         What::BinaryBytes { op, .. } | What::BinaryFloat { op, .. } if op.bitwise() => return Err(unsupported(what)),
         What::BinaryBytes { op, over, a, b, to } => binary_bytes(e, *op, over, [*a, *b, *to]),
@@ -26,38 +26,50 @@ pub fn emit(e: &mut Emitter, what: &What) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// f32 to bytes: sixteen at a time where there are vectors, then one by one.
-fn quantize(e: &mut Emitter, count: usize, to: ByteQuant) {
+/// f32 to bytes or words: sixteen at a time where there are vectors, then one by one.
+fn quantize(e: &mut Emitter, count: usize, to: ByteQuant, words: bool) {
     let (x, y) = (e.read(0), e.write(0));
+    let (stored, width) = (Stored { words, signed: to.signed }, if words { 2 } else { 1 });
     let wide = if e.vectors() { count / 16 } else { 0 };
     if wide > 0 {
-        let end = e.bytes_end_of_v(to);
+        let end = e.integers_end_v(to.zero, to.lo, to.hi, stored);
         let scale = e.splat_f32(to.scale);
-        e.walk(wide, &[(x, 64), (y, 16)], |e, p| {
-            let bytes = std::array::from_fn(|i| {
+        e.walk(wide, &[(x, 64), (y, 16 * width)], |e, p| {
+            let integers = std::array::from_fn(|i| {
                 let v = e.load(F32X4, p[0], 16 * i as i64);
                 let quotient = e.b.ins().fdiv(v, scale);
                 e.quantize_v(quotient, &end)
             });
-            let packed = e.narrow_bytes(bytes, to.signed);
+            if words {
+                for (half, v) in e.narrow_words(integers, to.signed).into_iter().enumerate() {
+                    e.store(v, p[1], 16 * half as i64);
+                }
+                return;
+            }
+            let packed = e.narrow_bytes(integers, to.signed);
             e.store(packed, p[1], 0);
         });
     }
-    let (x, y) = (e.at(x, 64 * wide as i64), e.at(y, 16 * wide as i64));
+    let (x, y) = (e.at(x, 64 * wide as i64), e.at(y, 16 * width * wide as i64));
     let end = e.bytes_end_of(to);
     let scale = e.f32(to.scale);
-    e.walk(count - 16 * wide, &[(x, 4), (y, 1)], |e, p| {
+    e.walk(count - 16 * wide, &[(x, 4), (y, width)], |e, p| {
         let v = e.load_f32(p[0], 0);
         let quotient = e.b.ins().fdiv(v, scale);
         let q = e.quantize(quotient, &end);
-        e.store_byte(q, p[1], 0);
+        e.store_stored(q, p[1], 0, words);
     });
 }
 
 /// `f32(q - zero) * scale` of one byte, as f32.
 fn real(e: &mut Emitter, p: Ptr, q: ByteQuant) -> Value {
     let byte = e.load_byte(p, 0, q.signed);
-    let centered = e.b.ins().iadd_imm_s(byte, -i64::from(q.zero));
+    real_of(e, byte, q)
+}
+
+/// The same of an integer.
+fn real_of(e: &mut Emitter, stored: Value, q: ByteQuant) -> Value {
+    let centered = e.b.ins().iadd_imm_s(stored, -i64::from(q.zero));
     let x = e.b.ins().fcvt_from_sint(F32, centered);
     let scale = e.f32(q.scale);
     e.b.ins().fmul(x, scale)
@@ -65,27 +77,40 @@ fn real(e: &mut Emitter, p: Ptr, q: ByteQuant) -> Value {
 
 /// The same of sixteen bytes.
 fn real_v(e: &mut Emitter, bytes: Value, q: ByteQuant) -> [Value; 4] {
+    let integers = e.widen_bytes_i32(bytes, q.signed);
+    reals_of(e, integers, q)
+}
+
+fn reals_of(e: &mut Emitter, integers: [Value; 4], q: ByteQuant) -> [Value; 4] {
     let zero = e.splat_i32(q.zero);
     let scale = e.splat_f32(q.scale);
-    e.widen_bytes_i32(bytes, q.signed).map(|v| {
+    integers.map(|v| {
         let centered = e.b.ins().isub(v, zero);
         let x = e.b.ins().fcvt_from_sint(F32X4, centered);
         e.b.ins().fmul(x, scale)
     })
 }
 
-fn dequantize(e: &mut Emitter, count: usize, from: ByteQuant) {
+fn dequantize(e: &mut Emitter, count: usize, from: ByteQuant, words: bool) {
     let (x, y) = (e.read(0), e.write(0));
+    let (stored, width) = (Stored { words, signed: from.signed }, if words { 2 } else { 1 });
     let wide = if e.vectors() { count / 16 } else { 0 };
-    e.walk(wide, &[(x, 16), (y, 64)], |e, p| {
-        let bytes = e.load(I8X16, p[0], 0);
-        for (i, v) in real_v(e, bytes, from).into_iter().enumerate() {
+    e.walk(wide, &[(x, 16 * width), (y, 64)], |e, p| {
+        let reals = if words {
+            let [a, b] = [e.load(I16X8, p[0], 0), e.load(I16X8, p[0], 16)].map(|v| e.widen_words(v, from.signed));
+            reals_of(e, [a[0], a[1], b[0], b[1]], from)
+        } else {
+            let bytes = e.load(I8X16, p[0], 0);
+            real_v(e, bytes, from)
+        };
+        for (i, v) in reals.into_iter().enumerate() {
             e.store(v, p[1], 16 * i as i64);
         }
     });
-    let (x, y) = (e.at(x, 16 * wide as i64), e.at(y, 64 * wide as i64));
-    e.walk(count - 16 * wide, &[(x, 1), (y, 4)], |e, p| {
-        let v = real(e, p[0], from);
+    let (x, y) = (e.at(x, 16 * width * wide as i64), e.at(y, 64 * wide as i64));
+    e.walk(count - 16 * wide, &[(x, width), (y, 4)], |e, p| {
+        let q = e.load_stored(p[0], 0, stored);
+        let v = real_of(e, q, from);
         e.store(v, p[1], 0);
     });
 }

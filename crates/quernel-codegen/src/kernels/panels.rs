@@ -13,7 +13,7 @@ use quernel_ir::program::{Conv, PANEL, WeightLayout};
 const UNROLL: usize = 4;
 /// Longest sum, in blocks, without any loop.
 const STRAIGHT: usize = 8;
-/// Bytes of one block of weights.
+/// Bytes of one block of weights, but for layers over words.
 pub const BLOCK: usize = 64;
 
 /// Positions of a tile in the step's slots.
@@ -61,6 +61,8 @@ pub struct Panels<'a> {
     pub most: usize,
     /// Bytes between the pixels of a tile.
     pub pixel: Stride,
+    /// Bytes of one block of weights.
+    pub block: usize,
     /// Bytes of the weights of a panel.
     pub panel_bytes: usize,
     rows: usize,
@@ -79,17 +81,20 @@ impl<'a> Panels<'a> {
         let (taps, _) = WeightLayout::segments(contiguous, d);
         let (view, [wy, wx]) = (conv.input, conv.window);
         let [wide_x, wide_r, wide_y] = widths;
+        // Words meet weights of a byte.
+        let block = if depth == 2 { BLOCK / 2 } else { BLOCK };
         Some(Self {
             conv,
             widths,
             most,
+            block,
             pixel: Stride {
                 x: wx.stride * view.pixel * wide_x,
                 residual: conv.residual.map_or(0, |r| r.pixel * wide_r),
                 out: conv.output.pixel * wide_y,
                 ..Stride::default()
             },
-            panel_bytes: d.kh * if contiguous { 1 } else { d.kw } * taps.div_ceil(depth) * BLOCK,
+            panel_bytes: d.kh * if contiguous { 1 } else { d.kw } * taps.div_ceil(depth) * block,
             rows: d.kh,
             columns: if contiguous { 1 } else { d.kw },
             blocks: taps.div_ceil(depth),
@@ -165,16 +170,16 @@ impl<'a> Panels<'a> {
     pub fn sum(&self, e: &mut Emitter, x: Ptr, w: Ptr, acc: Vec<Value>, step: &BlockStep) -> Vec<Value> {
         let run = |e: &mut Emitter, x: Ptr, w: Ptr, acc: Vec<Value>| {
             let looped = if self.blocks > STRAIGHT { self.blocks / UNROLL } else { 0 };
-            let mut acc = e.fold(looped, &[(w, (UNROLL * BLOCK) as i64), (x, 4 * UNROLL as i64)], &acc, |e, p, acc| {
+            let mut acc = e.fold(looped, &[(w, (UNROLL * self.block) as i64), (x, 4 * UNROLL as i64)], &acc, |e, p, acc| {
                 (0..UNROLL).fold(acc.to_vec(), |acc, block| step(e, p[1], p[0], block, acc))
             });
-            let (x, w) = (e.at(x, (4 * UNROLL * looped) as i64), e.at(w, (UNROLL * BLOCK * looped) as i64));
+            let (x, w) = (e.at(x, (4 * UNROLL * looped) as i64), e.at(w, (UNROLL * self.block * looped) as i64));
             for block in 0..self.blocks - UNROLL * looped {
                 acc = step(e, x, w, block, acc);
             }
             acc
         };
-        let segment = self.blocks * BLOCK;
+        let segment = self.blocks * self.block;
         if self.total() <= STRAIGHT {
             let mut acc = acc;
             for row in 0..self.rows {
@@ -193,11 +198,11 @@ impl<'a> Panels<'a> {
 
     /// Passes sums through all blocks in runs of at most `most`: `run(e, x, w, blocks, sums)` adds so many behind the pointers.
     pub fn runs(&self, e: &mut Emitter, x: Ptr, w: Ptr, acc: Vec<Value>, most: usize, run: &BlockStep) -> Vec<Value> {
-        let segment = (self.blocks * BLOCK) as i64;
+        let segment = (self.blocks * self.block) as i64;
         let (full, rest) = (self.blocks / most, self.blocks % most);
         e.fold(self.rows, &[(w, self.columns as i64 * segment), (x, self.row as i64)], &acc, |e, p, acc| {
             e.fold(self.columns, &[(p[0], segment), (p[1], self.column as i64)], acc, |e, p, acc| {
-                let by = [(p[0], most.min(self.blocks) as i64 * BLOCK as i64), (p[1], 4 * most.min(self.blocks) as i64)];
+                let by = [(p[0], most.min(self.blocks) as i64 * self.block as i64), (p[1], 4 * most.min(self.blocks) as i64)];
                 let acc = e.fold(full, &by, acc, |e, q, acc| run(e, q[1], q[0], most, acc.to_vec()));
                 if rest == 0 {
                     return acc;

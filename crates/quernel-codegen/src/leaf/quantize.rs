@@ -32,7 +32,7 @@ fn regular(scale: f32) -> bool {
 
 /// The leaf of a quantization of any length. The tail is masked, so nothing behind the slots is read.
 pub fn leaf(step: &Step) -> Option<Leaf> {
-    let What::Quantize { count, to } = step.what else { return None };
+    let What::Quantize { count, to, width: 1 } = step.what else { return None };
     if count >= 1 << 28 || !regular(to.scale) {
         return None;
     }

@@ -131,7 +131,7 @@ fn conv(rng: &mut Rng, kind: &'static str) -> Layer {
     };
     let signed = rng.below(12) == 0;
     let zero = if signed { rng.range(-128, 127) } else { rng.range(0, 255) };
-    let int = Kind::Int { signed, zero, residual_signed: rng.below(2) == 0, end, extreme: rng.below(16) == 0 };
+    let int = Kind::Int { words: false, signed, zero, residual_signed: rng.below(2) == 0, end, extreme: rng.below(16) == 0 };
     let case = Case {
         n,
         h,

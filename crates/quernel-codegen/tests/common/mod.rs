@@ -92,8 +92,9 @@ pub struct Case {
 /// Element types of a case.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// Bytes.
+    /// Bytes, or words.
     Int {
+        words: bool,
         signed: bool,
         zero: i32,
         residual_signed: bool,
@@ -128,7 +129,7 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
 
     let (operand, weights, bias, scale, factor, element, result, what);
     match c.kind {
-        Kind::Int { signed, zero, residual_signed, end, extreme } => {
+        Kind::Int { words, signed, zero, residual_signed, end, extreme } => {
             let sign = if rng.below(2) == 0 { 1 } else { -1 };
             // Weights of at most 64 have kernels of their own.
             let most = rng.pick(&[127, 127, 64, 7]);
@@ -149,11 +150,19 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
             };
             scale = (0..o16).flat_map(|_| (rng.range(1, 1000) as f32 * step).to_le_bytes()).collect::<Vec<u8>>();
             factor = (0..o16).flat_map(|_| (rng.range(1, if extreme { 32767 } else { 900 }) as i16).to_le_bytes()).collect::<Vec<u8>>();
-            let largest = if signed { 0x80 } else { 0xff };
-            operand = if extreme { vec![largest; input.extent()] } else { rng.bytes(input.extent()) };
-            element = 1;
-            result = if matches!(end, End::Float { .. }) { 4 } else { 1 };
-            what = What::Conv { conv, zero, signed, residual_signed, end };
+            element = if words { 2 } else { 1 };
+            let largest: &[u8] = match (signed, words) {
+                (true, false) => &[0x80],
+                (true, true) => &[0x00, 0x80],
+                (false, _) => &[0xff],
+            };
+            let length = input.extent() * element;
+            operand = if extreme { largest.iter().copied().cycle().take(length).collect() } else { rng.bytes(length) };
+            result = if matches!(end, End::Float { .. }) { 4 } else { element };
+            what = match words {
+                true => What::ConvWords { conv, zero, signed, residual_signed, end },
+                false => What::Conv { conv, zero, signed, residual_signed, end },
+            };
         }
         Kind::Float { lo, hi } => {
             weights = pack(c.layout, conv.weight_dims(), 4, |_| rng.floats(1));
@@ -169,20 +178,21 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
     let mut top = (bytes[0].len() + 64).next_multiple_of(64);
     reads.push(program.blob("w", weights));
     reads.push(program.blob("b", bias));
-    if element == 1 {
+    let integer = matches!(c.kind, Kind::Int { .. });
+    if integer {
         reads.push(program.blob("s", scale));
     }
     if let Some(r) = residual {
-        bytes.push(if element == 1 { rng.bytes(r.extent()) } else { rng.floats(r.extent()) });
+        bytes.push(if integer { rng.bytes(r.extent() * element) } else { rng.floats(r.extent()) });
         reads.push(Slot { base: Base::Arena, offset: top, bytes: r.extent() * element });
         top = (top + r.extent() * element + 64).next_multiple_of(64);
-        if element == 1 {
+        if integer {
             reads.push(program.blob("f", factor));
         }
     }
     let places: Vec<Slot> = reads.iter().copied().filter(|r| r.base == Base::Arena).collect();
     for (i, &place) in places.iter().enumerate() {
-        let ty = TensorTy::new([place.bytes / element], if element == 1 { Scalar::U8 } else { Scalar::F32 });
+        let ty = TensorTy::new([place.bytes / element], scalar(element));
         program.inputs.push(Port { name: format!("x{i}"), ty });
         let from = Slot { base: Base::Input(i as u32), ..place };
         program.steps.push(copy(element, Slot { offset: 0, ..from }, place));
@@ -191,9 +201,7 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
     let out = Slot { base: Base::Arena, offset: top, bytes: length };
     let around = Slot { bytes: length + BEHIND, ..out };
     program.arena_bytes = (top + around.bytes + 64).next_multiple_of(64);
-    program
-        .outputs
-        .push(Port { name: "y".into(), ty: TensorTy::new([around.bytes / result], if result == 1 { Scalar::U8 } else { Scalar::F32 }) });
+    program.outputs.push(Port { name: "y".into(), ty: TensorTy::new([around.bytes / result], scalar(result)) });
     program.steps.push(fill(around));
     program.steps.push(Step { what, how: String::new(), reads, writes: vec![out], origin: Default::default() });
     program.steps.push(copy(result, around, Slot { base: Base::Output(0), offset: 0, bytes: around.bytes }));
@@ -201,6 +209,14 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
 }
 
 /// Packed weights of `width` bytes, padding 0.
+fn scalar(bytes: usize) -> Scalar {
+    match bytes {
+        1 => Scalar::U8,
+        2 => Scalar::U16,
+        _ => Scalar::F32,
+    }
+}
+
 fn pack(layout: WeightLayout, d: WeightDims, width: usize, mut make: impl FnMut(usize) -> Vec<u8>) -> Vec<u8> {
     let mut bytes = vec![0u8; layout.len(d) * width];
     for o in 0..d.o {

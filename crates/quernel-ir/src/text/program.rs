@@ -90,23 +90,25 @@ fn slots(out: &mut String, p: &Program, slots: &[Slot]) {
 /// The parameters of a step, `name=value` each.
 fn describe(out: &mut Vec<String>, what: &What) {
     match what {
-        What::Quantize { count, to } => out.extend([format!("count={count}"), format!("to={}", bytes(to))]),
-        What::Dequantize { count, from } => out.extend([format!("count={count}"), format!("from={}", bytes(from))]),
-        What::Conv { conv: geometry, zero, signed, residual_signed, end } => {
+        What::Quantize { count, to, width } => out.extend([format!("count={count}"), format!("to={}", integers(to, *width))]),
+        What::Dequantize { count, from, width } => out.extend([format!("count={count}"), format!("from={}", integers(from, *width))]),
+        What::Conv { conv: geometry, zero, signed, residual_signed, end }
+        | What::ConvWords { conv: geometry, zero, signed, residual_signed, end } => {
+            let width = if matches!(what, What::ConvWords { .. }) { 2 } else { 1 };
             conv(out, geometry);
-            out.push(format!("zero={zero}:{}", sign(*signed)));
+            out.push(format!("zero={zero}:{}", stored(*signed, width)));
             if geometry.residual.is_some() {
-                out.push(format!("residual_sign={}", sign(*residual_signed)));
+                out.push(format!("residual_sign={}", stored(*residual_signed, width)));
             }
-            out.push(sum_end(end));
+            out.push(sum_end(end, width));
         }
         What::ConvCodes { conv: geometry, bits, signed, end } => {
             conv(out, geometry);
-            out.extend([format!("bits={bits}"), format!("x={}", sign(*signed)), sum_end(end)]);
+            out.extend([format!("bits={bits}"), format!("x={}", sign(*signed)), sum_end(end, 1)]);
         }
         What::ConvBits { conv: geometry, end } => {
             conv(out, geometry);
-            out.push(sum_end(end));
+            out.push(sum_end(end, 1));
         }
         What::PackBits { rows, k } => out.push(format!("{rows}x{k}")),
         What::Expand { count, bits } => out.extend([format!("count={count}"), format!("bits={bits}")]),
@@ -194,9 +196,9 @@ fn describe(out: &mut Vec<String>, what: &What) {
     }
 }
 
-fn sum_end(end: &End) -> String {
+fn sum_end(end: &End, width: usize) -> String {
     match end {
-        End::Requantize { zero, lo, hi, signed } => format!("end={}[{lo}:{hi}]:{zero}", sign(*signed)),
+        End::Requantize { zero, lo, hi, signed } => format!("end={}[{lo}:{hi}]:{zero}", stored(*signed, width)),
         End::Float { lo, hi } => format!("end=f32{}", clip(*lo, *hi)),
     }
 }
@@ -258,13 +260,26 @@ fn strided(out: &mut Vec<String>, s: &Strided) {
 }
 
 fn bytes(q: &ByteQuant) -> String {
+    integers(q, 1)
+}
+
+fn integers(q: &ByteQuant, width: usize) -> String {
     let mut scale = String::new();
     float(&mut scale, q.scale);
-    format!("{}[{}:{}]:{scale}:{}", sign(q.signed), q.lo, q.hi, q.zero)
+    format!("{}[{}:{}]:{scale}:{}", stored(q.signed, width), q.lo, q.hi, q.zero)
 }
 
 fn sign(signed: bool) -> &'static str {
-    if signed { "i8" } else { "u8" }
+    stored(signed, 1)
+}
+
+fn stored(signed: bool, width: usize) -> &'static str {
+    match (signed, width) {
+        (true, 1) => "i8",
+        (false, 1) => "u8",
+        (true, _) => "i16",
+        (false, _) => "u16",
+    }
 }
 
 fn clip(lo: f32, hi: f32) -> String {
