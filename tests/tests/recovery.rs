@@ -166,7 +166,7 @@ fn the_chosen_assignment_is_nearly_the_best_of_all() {
     for n in 0..widths.len().pow(4) {
         let option = |l: usize| widths[n / widths.len().pow(l as u32) % widths.len()];
         let layers: BTreeMap<String, Width> = chosen[0].layers.iter().enumerate().map(|(l, c)| (c.layer.clone(), option(l))).collect();
-        let compiled = compile(Bits { default: Width::Int(8), layers });
+        let compiled = compile(Bits { default: Width::Int(8), layers, ..Bits::default() });
         let (_, report) = artifacts::make(&compiled, "x.o".as_ref(), &[quernel::Emit::Report]).expect("a report");
         let bytes: usize = report.expect("asked for").layers.iter().map(|l| l.weight_bytes).sum();
         all.push((bytes as u64, loss.of(&first_outputs(&compiled, &samples).expect("runs")).expect("floats")));

@@ -82,6 +82,9 @@ impl Pass for ChooseBits {
                 width = DROWNED;
             }
             cx.widths.insert(n, width);
+            if let Some(bits) = listed.and_then(|name| self.bits.activations.get(name)) {
+                cx.activation_bits.insert(n, *bits);
+            }
             unlisted.push((n, listed.is_none() && width.bits().is_some_and(|bits| bits < 8)));
         }
         // A network of one or two layers would have no others.

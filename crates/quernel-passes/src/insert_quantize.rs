@@ -125,18 +125,22 @@ impl Classes {
 impl InsertQuantize {
     /// The storage of every value.
     fn storages(&self, g: &Graph, cx: &Cx) -> Vec<Storage> {
-        let storage = Storage::new(self.bits, false).unwrap_or(Storage::U8);
+        // Words are signed, as kernels read them.
+        let of = |bits: u8| Storage::new(bits, bits > 8).unwrap_or(Storage::U8);
+        let storage = of(self.bits);
         let mut storages = vec![storage; g.values.len()];
-        if self.bits >= 8 {
-            return storages;
-        }
         let layers: Vec<Node> = g.order.iter().copied().filter(|&n| g.nodes[n].op.epilogue().is_some()).collect();
         // A network of one or two layers would have no others.
-        if layers.len() > 2 {
+        if layers.len() > 2 && self.bits < 8 {
             for n in [layers[0], layers[layers.len() - 1]] {
                 if cx.widths.get(&n).is_none_or(|w| *w == Width::Int(8)) {
                     storages[g.nodes[n].args[0].index()] = Storage::U8;
                 }
+            }
+        }
+        for (n, bits) in &cx.activation_bits {
+            if let Some(x) = g.nodes[*n].args.first() {
+                storages[x.index()] = of(*bits);
             }
         }
         storages

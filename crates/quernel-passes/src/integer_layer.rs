@@ -61,6 +61,18 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
         },
         _ => None,
     };
+    // A residual counts in whole units of the sum; where it does not, it is added to the scaled sum in floats.
+    let apart = addend.is_some_and(|r| {
+        let sr = s.g.ty(r).elem.quant().map_or(0.0, |q| f64::from(q.scale_at(0)));
+        (0..w.rows).any(|o| {
+            let units = sr / (f64::from(sx) * f64::from(w.quant.scale_at(o)));
+            (units - units.round_ties_even()).abs() > 1e-6 * units
+        })
+    });
+    if apart {
+        cx.remark(PASS, s.g, n, "its residual is added in floats: it is no whole number of units of the sum");
+    }
+    let (addend, result) = if apart { (None, None) } else { (addend, result) };
     let addend_type = addend.and_then(|v| s.g.ty(v).elem.quant()?.tensor_params().map(|p| (p, s.g.ty(v).elem.quant().cloned())));
     let order = multiplier(&node.op);
     let mut finer = None;
@@ -120,12 +132,14 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
         let name = s.g.values[rounded(s.g, node.args[2]).unwrap_or(node.args[2])].name.clone();
         args.push(s.constant(&name, Tensor::i32([w.rows], &integers)));
     }
-    args.extend(addend);
+    args.extend(if apart { node.args.last().copied() } else { addend });
     let rounded = result.is_some_and(|q| representable(s, n, &w, sx, q, cx));
     if words {
-        args[0] = wide::word(s, args[0], node.origin.clone())?;
-        if let (Some(_), Some(last)) = (addend, args.last_mut()) {
-            *last = wide::word(s, *last, node.origin)?;
+        let narrow = args[0];
+        args[0] = wide::word(s, narrow, node.origin.clone())?;
+        let word = args[0];
+        if let (Some(r), Some(last)) = (addend, args.last_mut()) {
+            *last = if r == narrow { word } else { wide::word(s, r, node.origin)? };
         }
     }
     let wide = words && rounded && result.is_some_and(|q| !is_wide(&s.g.ty(q).elem));

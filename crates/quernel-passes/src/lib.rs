@@ -14,6 +14,7 @@
 //! A model that arrives quantized has such pairs of its own; its weights are dequantized constants from the start, and no
 //! ranges are needed.
 
+mod activation_signs;
 mod bias_correct;
 mod canonicalize;
 mod choose_bits;
@@ -33,7 +34,6 @@ mod recognize_activations;
 mod rounded;
 mod sweep;
 mod thresholds;
-mod unsigned_activations;
 mod wide;
 
 pub use dynamic_quantize::Activations;
@@ -71,6 +71,8 @@ pub struct Cx {
     pub timings: Vec<(&'static str, Duration)>,
     /// Width of the weights per layer, from `choose-bits`; a layer that is not listed has 8 bits.
     pub widths: BTreeMap<Node, Width>,
+    /// Bits of the operand of a layer, from `choose-bits`; a layer that is not listed has those of the options.
+    pub activation_bits: BTreeMap<Node, u8>,
     /// The float weights behind every dequantized constant, from `quantize-weights`.
     pub float_weights: BTreeMap<Value, Tensor>,
 }
@@ -135,7 +137,7 @@ pub const PASSES: &[(&str, &str)] = &[
     ("bias-correct", "takes the mean error of rounded weights out of the bias"),
     ("push-requantize", "turns float operators between roundings into integer operators"),
     ("integer-io", "makes inputs and outputs integers where they can be"),
-    ("unsigned-activations", "makes the integers between operators unsigned"),
+    ("activation-signs", "gives the integers between operators the sign their kernels read"),
 ];
 
 /// The pass of that name.
@@ -166,7 +168,7 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
         "bias-correct" => Box::new(bias_correct::BiasCorrect { ranges: options.ranges.clone() }),
         "push-requantize" => Box::new(push_requantize::PushRequantize),
         "integer-io" => Box::new(integer_io::IntegerIo),
-        "unsigned-activations" => Box::new(unsigned_activations::UnsignedActivations),
+        "activation-signs" => Box::new(activation_signs::ActivationSigns),
         _ => return None,
     })
 }
@@ -248,7 +250,7 @@ pub fn integer_pipeline(options: &QuantizeOptions) -> Pipeline {
     if options.integer_io {
         names.extend(["integer-io", "dead-code"]);
     }
-    names.push("unsigned-activations");
+    names.push("activation-signs");
     Pipeline::new(&names, Stage::Quantized, options)
 }
 

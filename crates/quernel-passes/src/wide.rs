@@ -14,8 +14,7 @@ pub(crate) fn is_wide(elem: &Elem) -> bool {
 /// The same numbers as words.
 fn widened(elem: &Elem) -> Option<Elem> {
     let q = elem.quant().filter(|q| q.storage().bits() <= 8)?;
-    let storage = Storage::new(16, q.storage().signed())?;
-    Quant::new(storage, q.min(), q.max(), q.scheme().clone()).ok().map(Into::into)
+    Quant::new(Storage::I16, q.min(), q.max(), q.scheme().clone()).ok().map(Into::into)
 }
 
 /// `v` as words.

@@ -53,7 +53,7 @@ datatest_stable::harness! {
     { test = exact, root = "tests/fold-constants", pattern = r"\.qir$" },
     { test = exact, root = "tests/fuse-residual", pattern = r"\.qir$" },
     { test = exact, root = "tests/fuse-activation", pattern = r"\.qir$" },
-    { test = exact, root = "tests/unsigned-activations", pattern = r"\.qir$" },
+    { test = exact, root = "tests/activation-signs", pattern = r"\.qir$" },
     { test = exact, root = "tests/equalize", pattern = r"\.qir$" },
     { test = exact, root = "tests/choose-bits", pattern = r"\.qir$" },
     { test = close, root = "tests/canonicalize", pattern = r"\.qir$" },

@@ -106,34 +106,55 @@ impl fmt::Display for Width {
     }
 }
 
+/// What a file says of a layer: its width, and the bits of what it reads where they are its own.
+struct Entry {
+    width: Width,
+    activations: Option<u8>,
+}
+
 impl<'de> Deserialize<'de> for Width {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let entry = Entry::deserialize(d)?;
+        match entry.activations {
+            None => Ok(entry.width),
+            Some(_) => Err(de::Error::custom("bits of activations are those of a layer")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Width;
+            type Value = Entry;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a width: 2 to 8, \"float\", \"ternary\", \"binary\", or { bits = .., scheme = \"..\" }")
+                f.write_str("a width: 2 to 8, \"float\", \"ternary\", \"binary\", or { bits = .., scheme = \"..\", activations = .. }")
             }
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Width, A::Error> {
-                let (mut bits, mut scheme) = (None, None);
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+                let (mut bits, mut scheme, mut activations) = (None, None, None);
                 while let Some(key) = map.next_key::<String>()? {
                     match key.as_str() {
                         "bits" => bits = Some(map.next_value::<Width>()?),
                         "scheme" => scheme = Some(map.next_value::<String>()?),
-                        _ => return Err(de::Error::unknown_field(&key, &["bits", "scheme"])),
+                        "activations" => activations = Some(map.next_value::<u8>()?),
+                        _ => return Err(de::Error::unknown_field(&key, &["bits", "scheme", "activations"])),
                     }
                 }
+                if let Some(bits) = activations.filter(|bits| !ACTIVATION_BITS.contains(bits)) {
+                    return Err(de::Error::custom(format!("activations of {bits} bits: they have 16, 8, 4, 2 or 1")));
+                }
                 let scheme = scheme.unwrap_or_else(|| "linear".into());
-                bits.unwrap_or(Width::Int(8)).with_scheme(&scheme).map_err(de::Error::custom)
+                let width = bits.unwrap_or(Width::Int(8)).with_scheme(&scheme).map_err(de::Error::custom)?;
+                Ok(Entry { width, activations })
             }
-            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Width, E> {
-                v.to_string().parse().map_err(E::custom)
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Entry, E> {
+                self.visit_str(&v.to_string())
             }
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Width, E> {
-                v.to_string().parse().map_err(E::custom)
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Entry, E> {
+                self.visit_str(&v.to_string())
             }
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<Width, E> {
-                v.parse().map_err(E::custom)
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Entry, E> {
+                Ok(Entry { width: v.parse().map_err(E::custom)?, activations: None })
             }
         }
         d.deserialize_any(Visitor)
@@ -147,7 +168,12 @@ pub struct Bits {
     pub default: Width,
     /// Listed layers.
     pub layers: BTreeMap<String, Width>,
+    /// Bits of what a layer reads, where they differ from those of the others.
+    pub activations: BTreeMap<String, u8>,
 }
+
+/// Bits that activations can have.
+pub const ACTIVATION_BITS: [u8; 5] = [16, 8, 4, 2, 1];
 
 impl Default for Bits {
     fn default() -> Self {
@@ -162,7 +188,7 @@ struct File {
     default: Width,
     scheme: Option<String>,
     #[serde(default)]
-    layers: BTreeMap<String, Width>,
+    layers: BTreeMap<String, Entry>,
 }
 
 fn eight() -> Width {
@@ -172,7 +198,7 @@ fn eight() -> Width {
 impl Bits {
     /// One width for all layers.
     pub fn uniform(width: Width) -> Self {
-        Self { default: width, layers: BTreeMap::new() }
+        Self { default: width, layers: BTreeMap::new(), activations: BTreeMap::new() }
     }
 
     /// The same widths under another scheme: the one all layers have that are not listed.
@@ -203,7 +229,8 @@ impl Bits {
             Some(scheme) => file.default.with_scheme(&scheme).map_err(|e| Diagnostic::new(Code::BadBits, e).at("scheme"))?,
             None => file.default,
         };
-        Ok(Self { default, layers: file.layers })
+        let activations = file.layers.iter().filter_map(|(layer, e)| Some((layer.clone(), e.activations?))).collect();
+        Ok(Self { default, layers: file.layers.into_iter().map(|(layer, e)| (layer, e.width)).collect(), activations })
     }
 
     /// Writes a bits.toml.
@@ -217,7 +244,15 @@ impl Bits {
         };
         let mut text = format!("default = {}\n\n[layers]\n", shown(&self.default));
         for (layer, width) in &self.layers {
-            text.push_str(&format!("{} = {}\n", toml::Value::String(layer.clone()), shown(width)));
+            let name = toml::Value::String(layer.clone());
+            let line = match (shown(width), self.activations.get(layer)) {
+                (width, None) => width,
+                (width, Some(bits)) => match width.strip_suffix(" }") {
+                    Some(map) => format!("{map}, activations = {bits} }}"),
+                    None => format!("{{ bits = {width}, activations = {bits} }}"),
+                },
+            };
+            text.push_str(&format!("{name} = {line}\n"));
         }
         text
     }
@@ -246,6 +281,18 @@ mod tests {
         assert_eq!(Bits::from_toml(&bits.to_toml()).expect("own output"), bits);
         assert_eq!(Bits::uniform(Width::Int(4)).with_scheme("power-of-two").expect("4 bits").default, code(TableScheme::PowerOfTwo, 4));
         for bad in ["scheme = \"codebook\"", "scheme = \"cubic\"", "[layers]\na = { scheme = \"normal\" }", "[layers]\na = { bit = 4 }"] {
+            assert_eq!(Bits::from_toml(bad).expect_err(bad).code, Code::BadBits);
+        }
+    }
+
+    #[test]
+    fn a_layer_may_read_other_bits() {
+        let text = "[layers]\na = { activations = 16 }\nb = { bits = 4, scheme = \"normal\", activations = 4 }\nc = 4\nd = { bits = \"2..8\", activations = 16 }\n";
+        let bits = Bits::from_toml(text).expect("valid");
+        assert_eq!(bits.activations, [("a", 16), ("b", 4), ("d", 16)].map(|(l, b)| (l.to_owned(), b)).into());
+        assert_eq!(bits.width("a"), Width::Int(8));
+        assert_eq!(Bits::from_toml(&bits.to_toml()).expect("own output"), bits);
+        for bad in ["default = { activations = 16 }", "[layers]\na = { activations = 12 }"] {
             assert_eq!(Bits::from_toml(bad).expect_err(bad).code, Code::BadBits);
         }
     }

@@ -58,6 +58,13 @@ impl Net {
         }
         Quant::per_tensor(storage, scale, zero).expect("legal").into()
     }
+    /// A random type of words whose range is that of [`Self::activation`].
+    pub fn words(&mut self, scale: f32) -> Elem {
+        let storage = if self.rng.chance(2) { Storage::I16 } else { Storage::new(16, false).expect("16 bits") };
+        let (lo, hi) = storage.range();
+        let zero = if self.rng.chance(3) { self.rng.pick(&[lo, hi, 0]) } else { self.rng.range(i64::from(lo), i64::from(hi)) as i32 };
+        Quant::per_tensor(storage, scale / 256.0, zero).expect("legal").into()
+    }
     /// Quantizes to a random type of this scale.
     pub fn quantize(&mut self, x: Value, scale: f32) -> Value {
         let elem = self.activation(scale);
@@ -129,8 +136,40 @@ impl Net {
         }
         args.extend(residual);
         let float_result = self.rng.chance(6) || residual.is_some_and(|r| self.g.ty(r).elem.is_f32());
-        let elem = if float_result { Elem::F32 } else { self.activation(sx * largest * (taps as f32).sqrt() * 40.0 + 1e-4) };
+        let range = sx * largest * (taps as f32).sqrt() * 40.0 + 1e-4;
+        let elem = match xq.storage().bytes() {
+            _ if float_result => Elem::F32,
+            2 => self.words(256.0 * range),
+            _ => self.activation(range),
+        };
         self.op(op, &args, elem)
+    }
+    /// A layer over words between roundings: nothing but layers and moves takes words.
+    fn over_words(&mut self, x: Value) -> Option<Value> {
+        let word = |s: &mut Self, v: Value| {
+            let real = if s.quant(v).is_some() { s.op(Op::Dequantize, &[v], Elem::F32) } else { v };
+            let elem = s.words(0.02);
+            s.g.ty(real).elem.is_f32().then(|| s.op(Op::Quantize, &[real], elem))
+        };
+        let (dims, bytes) = (self.dims(x), self.quant(x).is_some());
+        let w = word(self, x)?;
+        let own = self.rng.chance(3);
+        let y = if matches!(dims.len(), 3 | 4) {
+            let c = dims[1];
+            let same = own.then(|| word(self, x)).flatten();
+            let window = if own { Window { dims: vec![WindowDim::new(1); dims.len() - 2] } } else { self.window(&dims[2..], true) };
+            let (outputs, groups) = match self.rng.below(4) {
+                _ if own => (c, 1),
+                0 | 1 => (c, c),
+                _ => (1 + self.rng.below(20), 1),
+            };
+            self.conv(w, outputs, groups, window, same)
+        } else {
+            let outputs = 1 + self.rng.below(20);
+            self.dense(w, outputs, None)
+        };
+        let y = if self.quant(y).is_some() { self.op(Op::Dequantize, &[y], Elem::F32) } else { y };
+        Some(if bytes { self.quantize(y, 0.02) } else { y })
     }
     /// A convolution; `groups` divides both channel counts.
     pub fn conv(&mut self, x: Value, outputs: usize, groups: usize, window: Window, residual: Option<Value>) -> Value {
@@ -184,7 +223,8 @@ impl Net {
         let image = rank == 3 || rank == 4;
         let limit = 4000;
         // There are many functions of one element, most of them for extreme graphs.
-        match self.rng.below(if self.extreme { 36 } else { 30 }) {
+        match self.rng.below(if self.extreme { 37 } else { 31 }) {
+            30 if rank > 1 && dims[rank - 1] <= 200 => self.over_words(x),
             0..=4 if image => {
                 let window = self.window(&dims[2..], true);
                 let c = dims[1];
@@ -221,7 +261,7 @@ impl Net {
                 let elem = if max || xq.is_none() || self.rng.chance(2) { same } else { self.activation(0.04) };
                 Some(self.op(Op::Pool { kind, window }, &[x], elem))
             }
-            9 | 28 | 30.. => {
+            9 | 28 | 31.. => {
                 let f = self.unary();
                 let elem = if xq.is_some() { self.activation(0.02) } else { Elem::F32 };
                 Some(self.op(Op::Unary(f), &[x], elem))

@@ -29,6 +29,10 @@ pub trait Body {
     fn residual(&self) -> bool;
     /// Bytes of an output element.
     fn width(&self) -> usize;
+    /// Bytes of an element of the residual.
+    fn residual_width(&self) -> usize {
+        if self.scaled() { 1 } else { 4 }
+    }
     /// Whether the function has scales (and factors), and operands are bytes; or floats without them.
     fn scaled(&self) -> bool {
         true
@@ -69,6 +73,8 @@ pub struct Nest {
     pub(super) segments: usize,
     pub(super) segment: usize,
     pub blocks: usize,
+    /// Bytes of a block of weights.
+    pub(super) block: usize,
     /// Bytes of the weights of one panel.
     pub(super) panel_bytes: usize,
     pub(super) panels: usize,
@@ -177,6 +183,8 @@ pub fn nest(conv: &Conv, depth: usize, [wide_x, wide_r, scale]: [usize; 3]) -> O
     }
     let r = conv.residual.unwrap_or(y);
     let (len, segments) = WeightLayout::segments(contiguous, dims);
+    // Words meet weights of a byte.
+    let block = if depth == 2 { 32 } else { 64 };
     let mut n = Nest {
         images: y.n,
         rows: y.h,
@@ -188,7 +196,8 @@ pub fn nest(conv: &Conv, depth: usize, [wide_x, wide_r, scale]: [usize; 3]) -> O
         segments,
         segment: x.row * wy.dilation * wide_x,
         blocks: len.div_ceil(depth),
-        panel_bytes: segments * len.div_ceil(depth) * 64,
+        block,
+        panel_bytes: segments * len.div_ceil(depth) * block,
         panels: y.c.div_ceil(PANEL),
         lanes: (y.c - 1) % PANEL + 1,
     };
@@ -280,7 +289,7 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
             f.a.add(frame(Y_BASE), channels * e.width() as i32)?;
             if e.residual() {
                 f.a.add(r9, 2 * channels)?;
-                f.a.add(frame(R_BASE), channels * if e.scaled() { 1 } else { 4 })?;
+                f.a.add(frame(R_BASE), channels * e.residual_width() as i32)?;
             }
         }
         if full > 1 {
@@ -397,7 +406,7 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
             block(f, u)?;
         }
         if n.segments > 1 {
-            f.a.add(r13, 64 * n.blocks as i32)?;
+            f.a.add(r13, (n.block * n.blocks) as i32)?;
         }
     } else {
         let (passes, left) = (n.blocks / UNROLL, n.blocks % UNROLL);
@@ -408,14 +417,14 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
             block(f, u)?;
         }
         f.a.add(r12, 4 * UNROLL as i32)?;
-        f.a.add(r13, 64 * UNROLL as i32)?;
+        f.a.add(r13, (n.block * UNROLL) as i32)?;
         f.a.dec(r14)?;
         f.a.jnz(top)?;
         for u in 0..left {
             block(f, u)?;
         }
         if n.segments > 1 && left > 0 {
-            f.a.add(r13, 64 * left as i32)?;
+            f.a.add(r13, (n.block * left) as i32)?;
         }
         walked = 4 * UNROLL * passes;
     }

@@ -25,6 +25,7 @@ mod proof;
 mod quads;
 mod quantize;
 mod softmax;
+mod words;
 
 use depthwise_tiles::Form;
 use iced_x86::{Decoder, DecoderOptions, FastFormatter, Mnemonic};
@@ -51,6 +52,9 @@ pub const LEAF_ALIGN: u64 = 64;
 
 /// The AVX-512 VNNI leaf of a step, if a family covers it. `vbmi` says that the CPU permutes bytes across lanes.
 pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
+    if let What::ConvWords { .. } = step.what {
+        return words(step, Some(words::Vnni::Evex));
+    }
     if let What::Lookup { .. } = step.what {
         return vbmi.then(|| lookup::leaf(step)).flatten();
     }
@@ -85,6 +89,9 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
 
 /// The AVX2 leaf of a step, if a family covers it.
 pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
+    if let What::ConvWords { .. } = step.what {
+        return words(step, None);
+    }
     if let Some(leaf) = floats(step, false) {
         return Some(leaf);
     }
@@ -105,6 +112,9 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
 
 /// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512.
 pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
+    if let What::ConvWords { .. } = step.what {
+        return words(step, Some(if vex { words::Vnni::Vex } else { words::Vnni::Evex }));
+    }
     if let Some(leaf) = floats(step, false) {
         return Some(leaf);
     }
@@ -119,6 +129,11 @@ pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
 /// place of the step's.
 pub fn matrices(program: &Program, step: &Step) -> Option<(Leaf, Vec<u8>)> {
     slack(step).then(|| i8mm::leaf(program, step)).flatten()
+}
+
+/// The leaf of a layer over words.
+fn words(step: &Step, vnni: Option<words::Vnni>) -> Option<Leaf> {
+    slack(step).then(|| words::leaf(step, vnni)).flatten()
 }
 
 /// The leaf of a float layer or product; they read nothing behind their operands.

@@ -8,6 +8,7 @@ use crate::common::{
 };
 use quernel_codegen::Level;
 use quernel_ir::{
+    Storage,
     op::{PoolKind, WindowDim},
     program::{Base, ByteQuant, End, Image, Program, WeightLayout, What},
 };
@@ -67,6 +68,7 @@ fn random(rng: &mut Rng) -> Layer {
         1 | 2 => conv(rng, "dense"),
         3..=7 => conv(rng, "depthwise"),
         8 => conv(rng, "float"),
+        9 => conv(rng, "words"),
         _ => conv(rng, "conv"),
     }
 }
@@ -105,8 +107,8 @@ fn conv(rng: &mut Rng, kind: &'static str) -> Layer {
         window[1].dilation = 1;
     }
     let plain = !depthwise && rng.below(24) == 0;
-    let float = kind == "float";
-    let depth = if float { 1 } else { 4 };
+    let (float, words) = (kind == "float", kind == "words");
+    let depth = if float { 1 } else { if words { 2 } else { 4 } };
     let layout = match (plain, depthwise) {
         (true, _) => WeightLayout::Plain,
         (_, true) => WeightLayout::Depthwise,
@@ -120,18 +122,21 @@ fn conv(rng: &mut Rng, kind: &'static str) -> Layer {
     let (h, w) = (spread(window[0], h), spread(window[1], w));
     let n = if rng.below(6) == 0 { 2 } else { 1 };
     let bounds = rng.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 6.0)]);
-    let out_signed = rng.below(4) == 0;
-    let (lo, hi) = if out_signed { (-128, 127) } else { (0, 255) };
+    // Words are signed where it matters.
+    let often = |rng: &mut Rng, n: usize| (rng.below(n) == 0) != words;
+    let range = |signed: bool| Storage::new(if words { 16 } else { 8 }, signed).unwrap().range();
+    let out_signed = often(rng, 4);
+    let (lo, hi) = range(out_signed);
     let end = match rng.below(8) {
         0 if !depthwise || rng.below(4) == 0 => End::Float { lo: bounds.0, hi: bounds.1 },
         1 => End::Requantize { zero: rng.range(lo, hi), lo: lo + 3, hi: hi - 40, signed: out_signed },
         2 => End::Requantize { zero: lo, lo, hi: hi - 40, signed: out_signed },
         3 | 4 => End::Requantize { zero: rng.range(lo, hi), lo, hi, signed: out_signed },
-        _ => End::Requantize { zero: 0, lo: 0, hi: 255, signed: false },
+        _ => End::Requantize { zero: 0, lo: lo.max(0), hi, signed: out_signed },
     };
-    let signed = rng.below(12) == 0;
-    let zero = if signed { rng.range(-128, 127) } else { rng.range(0, 255) };
-    let int = Kind::Int { words: false, signed, zero, residual_signed: rng.below(2) == 0, end, extreme: rng.below(16) == 0 };
+    let signed = often(rng, 12);
+    let zero = rng.range(range(signed).0, range(signed).1);
+    let int = Kind::Int { words, signed, zero, residual_signed: often(rng, 2), end, extreme: rng.below(16) == 0 };
     let case = Case {
         n,
         h,
@@ -146,7 +151,7 @@ fn conv(rng: &mut Rng, kind: &'static str) -> Layer {
         kind: if float { Kind::Float { lo: bounds.0, hi: bounds.1 } } else { int },
     };
     let (mut program, mut inputs) = conv_program(&case, rng);
-    let edge = !float && !signed && rng.below(4) == 0;
+    let edge = !float && !words && !signed && rng.below(4) == 0;
     if edge {
         at_the_edge(&mut program, &mut inputs, rng);
     }
@@ -335,7 +340,10 @@ fn compare(layer: &Layer, rng: &mut Rng, tally: &mut Tally) -> Result<(), String
     if top >= 1 << 30 {
         return Err(format!("mappings lie {top} bytes apart"));
     }
-    let float = matches!(step.what, What::ConvFloat { .. } | What::Conv { end: End::Float { .. }, .. });
+    let float = matches!(
+        step.what,
+        What::ConvFloat { .. } | What::Conv { end: End::Float { .. }, .. } | What::ConvWords { end: End::Float { .. }, .. }
+    );
     let program = Program {
         name: "layer".into(),
         blobs: layer.program.blobs.clone(),

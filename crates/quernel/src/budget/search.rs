@@ -291,7 +291,7 @@ impl Search<'_> {
 
     fn bits(&self, options: &[usize]) -> Bits {
         let layers = options.iter().zip(&self.probes).map(|(&o, p)| (p.layer.clone(), WIDTHS[o])).collect();
-        Bits { default: Width::Int(8), layers }
+        Bits { layers, ..Bits::default() }
     }
 
     fn answer(&mut self, options: &[usize], progress: &mut dyn FnMut(Progress)) -> Result<Chosen, Failure> {
@@ -334,7 +334,8 @@ impl Compiler {
 
     /// The network with weights of one width, rounded to nearest: what takes place and time as any other of that width.
     fn uniform(&self, model: &Model, probes: &[Probe], width: Width, progress: &mut dyn FnMut(Progress)) -> Result<Compiled, Failure> {
-        let bits = Bits { default: width, layers: probes.iter().map(|p| (p.layer.clone(), width)).collect() };
+        let layers = probes.iter().map(|p| (p.layer.clone(), width)).collect();
+        let bits = Bits { layers, ..Bits::uniform(width) };
         Self { bits, recovery: Recovery::bias_only(), ..self.clone() }.compile(model, progress)
     }
 }

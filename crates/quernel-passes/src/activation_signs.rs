@@ -1,22 +1,22 @@
-//! `unsigned-activations`: integers between operators become unsigned.
+//! `activation-signs`: bytes between operators become unsigned, words signed.
 //!
-//! `scale * (q - zero)` is the same number with `2^(bits - 1)` added to both, and every operator on integers sees nothing
-//! else of its operands. Byte products of x86-64 multiply unsigned activations with signed weights, so models that arrive
-//! with signed activations meet the kernels of the others. Inputs, outputs and what is read as plain integers keep
+//! `scale * (q - zero)` is the same number with `2^(bits - 1)` added to both or taken from both, and every operator on
+//! integers sees nothing else of its operands. Byte products of x86-64 multiply unsigned activations with signed weights, and
+//! products of words are signed on every CPU, so models that arrive with other activations meet the same kernels. Inputs, outputs and what is read as plain integers keep
 //! their type; a table stands between.
 
 use crate::{Cx, Pass, Sweep};
 use quernel_ir::{Def, Diagnostic, Elem, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub struct UnsignedActivations;
+pub struct ActivationSigns;
 
-impl Pass for UnsignedActivations {
+impl Pass for ActivationSigns {
     fn name(&self) -> &'static str {
-        "unsigned-activations"
+        "activation-signs"
     }
     fn run(&self, g: &mut Graph, _: &mut Cx) -> Result<(), Diagnostic> {
-        // What stands for a value that keeps its signed type, and the signed type of one that does not.
+        // What stands for a value that keeps its type, and the former type of one that does not.
         let mut stands: BTreeMap<Value, Value> = BTreeMap::new();
         let mut was: BTreeMap<Value, Elem> = BTreeMap::new();
         let outputs: BTreeSet<Value> = g.outputs.iter().map(|(_, v)| *v).collect();
@@ -25,10 +25,10 @@ impl Pass for UnsignedActivations {
             if let (Op::Requantize, &[a]) = (&node.op, &node.args[..]) {
                 // A table that stands between already.
                 let (from, to) = (&s.g.ty(a).elem, &s.g.ty(node.result()).elem);
-                let between = if unsigned(from).as_ref() == Some(to) {
+                let between = if favoured(from).as_ref() == Some(to) {
                     Some((a, node.result()))
                 } else {
-                    (unsigned(to).as_ref() == Some(from)).then_some((node.result(), a))
+                    (favoured(to).as_ref() == Some(from)).then_some((node.result(), a))
                 };
                 if let Some((signed, stand)) = between {
                     stands.insert(signed, stand);
@@ -48,7 +48,7 @@ impl Pass for UnsignedActivations {
                 if weights {
                     continue;
                 }
-                let Some(elem) = unsigned(&s.g.ty(*a).elem) else { continue };
+                let Some(elem) = favoured(&s.g.ty(*a).elem) else { continue };
                 let stand = match stands.get(a) {
                     Some(v) => *v,
                     None => match constant(s, *a, &elem) {
@@ -62,7 +62,7 @@ impl Pass for UnsignedActivations {
             let result = node.result();
             let signed = s.g.ty(result).elem.clone();
             s.rewrite(n, node.op.clone(), args);
-            match unsigned(&signed) {
+            match favoured(&signed) {
                 Some(elem) if node.op != Op::Bitcast => {
                     if outputs.contains(&result) {
                         let v = s.push(Op::Requantize, &[result], signed, node.origin.clone())?;
@@ -80,26 +80,29 @@ impl Pass for UnsignedActivations {
     }
 }
 
-/// The unsigned form of a signed type of 2 to 8 bits with one scale.
-fn unsigned(elem: &Elem) -> Option<Elem> {
+/// The type with the sign that kernels read: unsigned of a signed type of 2 to 8 bits with one scale, signed of an unsigned one
+/// of 9 to 16.
+fn favoured(elem: &Elem) -> Option<Elem> {
     let q = elem.quant()?;
     let ((scale, zero), bits) = (q.tensor_params()?, q.storage().bits());
-    if !q.storage().signed() || !(2..=8).contains(&bits) {
-        return None;
-    }
-    let half = 1 << (bits - 1);
+    let half = match (bits, q.storage().signed()) {
+        (2..=8, true) => 1 << (bits - 1),
+        (9..=16, false) => -(1 << (bits - 1)),
+        _ => return None,
+    };
     let scheme = Scheme::PerTensor { scale, zero_point: zero + half };
-    Quant::new(Storage::new(bits, false)?, q.min() + half, q.max() + half, scheme).ok().map(Into::into)
+    Quant::new(Storage::new(bits, half < 0)?, q.min() + half, q.max() + half, scheme).ok().map(Into::into)
 }
 
-/// The constant with unsigned integers.
+/// The constant under the other type.
 fn constant(s: &mut Sweep<'_>, v: Value, elem: &Elem) -> Option<Value> {
     let tensor = s.g.tensor(v)?;
-    let half = elem.quant().map_or(0, |q| 1 << (q.storage().bits() - 1));
+    let zero = |elem: &Elem| elem.quant()?.tensor_params().map(|(_, zero)| i64::from(zero));
+    let half = zero(elem)? - zero(&tensor.ty.elem)?;
     let moved: Vec<i64> = tensor.to_ints()?.iter().map(|q| q + half).collect();
     let tensor = Tensor::from_ints(TensorTy::new(tensor.ty.dims.clone(), elem.clone()), moved);
     let name = match s.g.values[v].def {
-        Def::Const(c) => format!("{}.unsigned", s.g.consts[c].name),
+        Def::Const(c) => format!("{}.sign", s.g.consts[c].name),
         _ => return None,
     };
     Some(s.constant(&name, tensor))
