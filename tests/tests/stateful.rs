@@ -65,13 +65,13 @@ fn voice_activity_frame_by_frame() {
     let samples = folder.path().join("frames.npz");
     let some: Vec<_> = fed.iter().step_by(4).cloned().collect();
     std::fs::write(&samples, to_npz(&some).expect("an archive")).expect("written");
-    // The spectrum and the layer that reads it span too many orders of magnitude for eight bits, and stay float unless asked.
+    // The spectrum and the layer that reads it span too many orders of magnitude for eight bits, and get sixteen unless asked.
     let integers = "[layers]\n\"node_Conv_29\" = 8\n\"node_conv1d_1\" = 8\n";
-    for (bits, left, least) in [(Bits::default(), 2, 99.5), (Bits::from_toml(integers).expect("widths"), 0, 98.0)] {
+    for (bits, wide, least) in [(Bits::default(), 2, 99.5), (Bits::from_toml(integers).expect("widths"), 0, 98.0)] {
         let compiler = Compiler { calibration: Calibration::samples(&samples), bits, ..Compiler::default() };
         let compiled = compiler.compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
-        let floats = compiled.remarks.iter().filter(|r| r.by == "choose-bits").count();
-        assert_eq!(floats, left, "{:?}", compiled.remarks);
+        let drowned = compiled.remarks.iter().filter(|r| r.by == "choose-bits").count();
+        assert_eq!(drowned, wide, "{:?}", compiled.remarks);
         for inputs in fed.iter().step_by(100) {
             agree(&compiled, &inputs.iter().map(|(_, t)| t.clone()).collect::<Vec<_>>());
         }

@@ -57,11 +57,11 @@ impl Build<'_> {
 
     pub fn requantize(&mut self, x: Value, y: Value) -> Result<(), Diagnostic> {
         if let (Some(from), Some(to)) = (self.g.ty(x).elem.quant(), self.g.ty(y).elem.quant())
-            && from.storage().bytes() != to.storage().bytes()
+            && (from.storage().bytes() == 2 || to.storage().bytes() == 2)
             && let (Some((sx, zx)), Some((sy, zy))) = (from.tensor_params(), to.tensor_params())
             && sx == sy
         {
-            if zx == zy && from.min() >= to.min() && from.max() <= to.max() {
+            if zx == zy && from.min() >= to.min() && from.max() <= to.max() && from.storage() != to.storage() {
                 let (from, to) = (from.storage().held(), to.storage().held());
                 self.contiguous(x, y, None, |count| What::Cast { from, to, count });
                 return Ok(());

@@ -2,7 +2,7 @@
 //!
 //! * The first and the last layer with weights keep 8 bits where the others have fewer, unless the file names them: they
 //!   are a small part of most networks, and the rest depends on what they lose.
-//! * A layer whose values mostly drown in the noise that 8 bits add stays float, unless the file names it. What spans many
+//! * A layer whose values mostly drown in the noise that 8 bits add reads 16, unless the file names it. What spans many
 //!   orders of magnitude, such as a spectrum, has a step for its loudest parts, and all else is rounded to nothing. The
 //!   noise of rounded weights grows and shrinks with the values, so that it drowns none.
 
@@ -11,8 +11,8 @@ use quernel_ir::{Code, Diagnostic, Graph, Node, Storage, Value};
 use quernel_quant::{Bits, Calibrator, Ranges, Width};
 use std::{collections::BTreeSet, sync::Arc};
 
-/// What a layer gets whose values drown.
-const DROWNED: Width = Width::Float;
+/// Bits of the operand of a layer whose values drown.
+const DROWNED: u8 = 16;
 /// They do when more than this share of those that are not zero ..
 const MOST: f64 = 0.5;
 /// .. are less than so many deviations of the noise: 6 dB.
@@ -71,15 +71,15 @@ impl Pass for ChooseBits {
                 unknown.remove(name.as_str());
             }
             known.extend(names.first().cloned());
-            let mut width = listed.map_or(self.bits.default, |name| self.bits.width(name));
+            let width = listed.map_or(self.bits.default, |name| self.bits.width(name));
             if listed.is_none()
                 && width != Width::Float
                 && let Some((what, share)) = self.drowns(g, n)
             {
-                let over = names.first().map_or(String::new(), |name| format!("; `{name:?} = 8` in a bits.toml rounds it all the same"));
-                let message = format!("stays float: {:.0} % of its {what} is less than twice the noise of 8 bits{over}", share * 100.0);
+                let over = names.first().map_or(String::new(), |name| format!("; `{name:?} = 8` in a bits.toml keeps 8"));
+                let message = format!("reads {DROWNED} bits: {:.0} % of its {what} is less than twice the noise of 8{over}", share * 100.0);
                 cx.remark("choose-bits", g, n, message);
-                width = DROWNED;
+                cx.activation_bits.insert(n, DROWNED);
             }
             cx.widths.insert(n, width);
             if let Some(bits) = listed.and_then(|name| self.bits.activations.get(name)) {

@@ -158,7 +158,8 @@ impl InsertQuantize {
             if let Some((0.0, 0.0)) = ranges.extremes(name) {
                 return Some((0.0, 0.0));
             }
-            Some((f64::from(scale) * f64::from(-zero), f64::from(scale) * f64::from(storage.range().1 - zero)))
+            let end = |q: i32| f64::from(scale) * f64::from(q - zero);
+            Some((end(storage.range().0), end(storage.range().1)))
         };
         let (uses, state) = (g.users(), states(g));
         let mut lent = BTreeSet::new();

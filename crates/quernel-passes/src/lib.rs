@@ -130,7 +130,7 @@ pub const PASSES: &[(&str, &str)] = &[
     ("fuse-activation", "moves clamping activations into the layer before them"),
     ("dead-code", "removes what no output needs"),
     ("equalize", "moves factors between the channels of neighbouring layers"),
-    ("choose-bits", "gives every layer its width; a layer whose values drown in the noise of 8 bits stays float"),
+    ("choose-bits", "gives every layer its width; a layer whose values drown in the noise of 8 bits reads 16"),
     ("insert-quantize", "rounds activations where integer operators will read them"),
     ("dynamic-quantize", "rounds activations with scales found at run time"),
     ("quantize-weights", "rounds weights per output channel"),
@@ -152,7 +152,8 @@ pub fn by_name(name: &str, options: &QuantizeOptions) -> Option<Box<dyn Pass>> {
         "dead-code" => Box::new(dead_code::DeadCode),
         "equalize" => Box::new(equalize::Equalize),
         "choose-bits" => {
-            Box::new(choose_bits::ChooseBits { bits: options.bits.clone(), ranges: options.ranges.clone(), calibrator: options.calibrator })
+            let ranges = options.ranges.clone().filter(|_| options.activation_bits <= 8);
+            Box::new(choose_bits::ChooseBits { bits: options.bits.clone(), ranges, calibrator: options.calibrator })
         }
         "insert-quantize" => Box::new(insert_quantize::InsertQuantize {
             ranges: options.ranges.clone(),
