@@ -51,6 +51,8 @@ struct Row(&'static Network, &'static str, &'static str, Option<&'static str>, O
 
 const ROWS: &[Row] = &[
     Row(&RESNET8, "8 bits", "", None, Some(0.2), Some(36.0)),
+    Row(&RESNET8, "8 bits, activations 16 bits", "--activations 16", None, None, None),
+    Row(&RESNET8, "8 bits, equalized", "--recover bias,feedback,refit,descent,equalize", None, None, None),
     Row(&RESNET8, "8 bits, dynamic range", "--activations dynamic", None, None, None),
     Row(&RESNET8, "8 bits, activations float", "--activations float", None, None, None),
     Row(&RESNET8, "4 bits, nearest", "--bits 4 --recover none", None, None, None),
@@ -59,6 +61,8 @@ const ROWS: &[Row] = &[
     Row(&RESNET8, "4 bits, feedback, refit", "--bits 4 --recover bias,feedback,refit", None, None, None),
     Row(&RESNET8, "4 bits", "--bits 4", None, Some(0.6), Some(26.0)),
     Row(&RESNET8, "4 bits, blocks", "--bits 4 --recover bias,feedback,refit,descent,blocks", None, Some(0.6), Some(26.0)),
+    Row(&RESNET8, "4 bits, equalized", "--bits 4 --recover bias,feedback,refit,descent,equalize", None, None, None),
+    Row(&RESNET8, "4 bits, activations 16 bits", "--bits 4 --activations 16", None, None, None),
     Row(&RESNET8, "4 bits, normal", "--bits 4 --scheme normal", None, None, None),
     Row(&RESNET8, "4 bits, codebook", "--bits 4 --scheme codebook", None, None, None),
     Row(&RESNET8, "4 bits, power-of-two", "--bits 4 --scheme power-of-two", None, None, None),

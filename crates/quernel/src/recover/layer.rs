@@ -2,7 +2,7 @@
 
 use super::{
     Layer, Recovery,
-    operands::{Geometry, Values, bytes},
+    operands::{COARSE, Geometry, MOST_WORD, Values, integers},
     staged::Staged,
 };
 use crate::Failure;
@@ -163,7 +163,7 @@ pub fn float_bias(g: &Graph, n: Node) -> Vec<f32> {
     }
 }
 
-/// Sums over positions of all samples. `None` where an operand is not a byte of one scale, or is not finite.
+/// Sums over positions of all samples. `None` where an operand is not finite.
 fn sums(
     g: &Graph,
     float: &Graph,
@@ -185,7 +185,9 @@ fn sums(
         Some((q, f)) => Some(q.iter().zip(f).map(|(q, f)| difference(q, f)).collect::<Result<_, _>>()?),
     };
     let largest = |all: &mut dyn Iterator<Item = f32>| all.fold(0f32, |m, x| if x.abs() <= m { m } else { x.abs() });
-    let unit = |largest: f32| if largest > 0.0 { f64::from(largest) / f64::from(MOST_F) } else { 1.0 };
+    let words = g.ty(layer.x).elem.bytes() == 2;
+    let (most, step) = if words { (MOST_WORD, COARSE) } else { (MOST_F, 1) };
+    let unit = |largest: f32| if largest > 0.0 { f64::from(largest) / f64::from(most) } else { 1.0 };
     let floats: Vec<Vec<f32>> = fs.iter().map(|t| t.to_f32().unwrap_or_default()).collect();
     let most_f = largest(&mut floats.iter().flatten().copied());
     let most_r = largest(&mut lack.iter().flatten().flatten().copied());
@@ -196,13 +198,13 @@ fn sums(
     let mut grams: Vec<Gram> = Vec::new();
     let outputs = if residual.is_some() { geometry.rows } else { 0 };
     for _ in 0..geometry.groups {
-        grams.push(Gram::new(geometry.inputs, outputs, [f64::from(scale(g, layer.x)), unit_f, unit_r], products));
+        grams.push(Gram::new(geometry.inputs, outputs, [f64::from(scale(g, layer.x)) * f64::from(step), unit_f, unit_r], products));
     }
     let affordable = (WORK / (geometry.inputs * geometry.inputs * geometry.groups).max(1)).max(PER_OPERAND * geometry.inputs);
     let per_sample = POSITIONS.min(affordable).div_ceil(xs.len().max(1)).min(geometry.positions);
     let mut blocks = geometry.blocks(residual.is_some());
     for (s, x) in xs.iter().enumerate() {
-        let (x, _) = bytes(x)?;
+        let x = integers(x)?;
         let f = Values::Real(&floats[s], unit_f);
         let r = lack.as_ref().map(|all| Values::Real(&all[s], unit_r));
         for position in chosen(geometry.positions, per_sample, s) {

@@ -227,8 +227,8 @@ fn layers(g: &Graph, float: &Graph, cx: &Cx) -> Vec<Layer> {
     let integers = |v: Value| {
         let n = g.producer(v).filter(|&n| g.nodes[n].op == Op::Dequantize)?;
         let q = g.nodes[n].args[0];
-        let byte = g.ty(q).elem.quant().is_some_and(|t| t.tensor_params().is_some() && t.storage().bits() <= 8);
-        (byte && g.tensor(q).is_none()).then_some(q)
+        let integer = g.ty(q).elem.quant().is_some_and(|t| t.tensor_params().is_some() && t.storage().bits() <= 16);
+        (integer && g.tensor(q).is_none()).then_some(q)
     };
     let in_float = |v: Value| {
         // A value that the model itself rounded has no float form.

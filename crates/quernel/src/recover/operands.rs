@@ -23,10 +23,17 @@ enum Shape {
     Conv { channels: usize, extents: Vec<usize>, outputs: Vec<usize>, window: Window },
 }
 
+/// Steps of a word that sums of products count as one: the error of a sum needs no finer operands.
+pub const COARSE: i32 = 32;
+/// Largest magnitude of what words and the floats beside them count as: `BLOCK MOST_WORD^2` fits 31 bits.
+pub const MOST_WORD: i16 = 2048;
+
 /// Elements of a tensor, or of its padding.
 pub enum Values<'a> {
     /// Integers around a zero point.
     Bytes(&'a [u8], i32, bool),
+    /// Words around a zero point; they count in units of [`COARSE`] steps.
+    Words(&'a [u8], i32, bool),
     /// Real numbers in steps of a unit.
     Real(&'a [f32], f64),
 }
@@ -37,6 +44,11 @@ impl Values<'_> {
             Self::Bytes(b, zero, signed) => {
                 let q = if *signed { i32::from(b[i] as i8) } else { i32::from(b[i]) };
                 (q - zero).clamp(-i32::from(MOST_X), i32::from(MOST_X)) as i16
+            }
+            Self::Words(b, zero, signed) => {
+                let word = u16::from_le_bytes([b[2 * i], b[2 * i + 1]]);
+                let q = if *signed { i32::from(word as i16) } else { i32::from(word) };
+                ((q - zero + COARSE / 2).div_euclid(COARSE)) as i16
             }
             Self::Real(x, unit) => {
                 let most = f64::from(MOST_F);
@@ -148,12 +160,13 @@ impl Geometry {
     }
 }
 
-/// The integers of a quantized tensor of one scale: bytes, zero point, signedness; and the scale.
-pub fn bytes(t: &Tensor) -> Result<(Values<'_>, f32), Diagnostic> {
-    let q = t.ty.elem.quant().filter(|q| q.storage().bits() <= 8);
-    let params = q.and_then(|q| Some((q.tensor_params()?, q.storage().signed())));
-    let ((scale, zero), signed) = params.ok_or_else(|| Diagnostic::bug(format!("an operand of type {} is no byte", t.ty)))?;
-    Ok((Values::Bytes(t.bytes(), zero, signed), scale))
+/// The integers of a quantized tensor of one scale.
+pub fn integers(t: &Tensor) -> Result<Values<'_>, Diagnostic> {
+    let q = t.ty.elem.quant().filter(|q| q.storage().bits() <= 16);
+    let params = q.and_then(|q| Some((q.tensor_params()?.1, q.storage())));
+    let (zero, storage) = params.ok_or_else(|| Diagnostic::bug(format!("an operand of type {} is no integer", t.ty)))?;
+    let values = if storage.bytes() == 2 { Values::Words } else { Values::Bytes };
+    Ok(values(t.bytes(), zero, storage.signed()))
 }
 
 #[cfg(test)]
@@ -161,6 +174,17 @@ mod tests {
     use super::*;
     use quernel_interp::eval_node;
     use quernel_ir::{Act, Multiplier, WindowDim, infer};
+
+    /// Blocks of the largest words and floats beside them still sum in 32 bits.
+    #[test]
+    fn words_count_in_coarse_steps() {
+        let ends: Vec<u8> = [i16::MIN, -17, -16, 15, 16, i16::MAX].into_iter().flat_map(i16::to_le_bytes).collect();
+        let at = |zero: i32| -> Vec<i16> { (0..6).map(|i| Values::Words(&ends, zero, true).at(i)).collect() };
+        assert_eq!(at(0), [-1024, -1, 0, 0, 1, 1024]);
+        assert_eq!((at(32767)[0], at(-32768)[5]), (-2048, 2048));
+        assert_eq!(Values::Words(&ends, 0, false).at(0), 1024);
+        assert!(BLOCK as i64 * i64::from(MOST_WORD).pow(2) < 1 << 31);
+    }
 
     /// Sums over gathered operands are the convolution.
     #[test]
