@@ -32,7 +32,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         let mut value = || rest.next().ok_or(format!("{argument} needs a value")).cloned();
         match argument.as_str() {
             "--models" => folders.push(PathBuf::from(value()?)),
-            "--target" | "--json" | "--graphs" | "--seed" => passed.extend([argument.clone(), value()?]),
+            "--target" | "--dim" | "--json" | "--graphs" | "--seed" => passed.extend([argument.clone(), value()?]),
             "--fast" | "--integers" | "--require" => passed.push(argument.clone()),
             other => return Err(format!("no option {other}")),
         }

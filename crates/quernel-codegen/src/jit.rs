@@ -9,9 +9,14 @@ use crate::{
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
 use quernel_ir::{
     diag::{Code, Diagnostic},
-    program::{ALIGN, Program},
+    program::{ALIGN, Program, What},
 };
 use std::time::Instant;
+
+/// More than the code of a kernel takes.
+const KERNEL_BYTES: usize = 256 << 10;
+/// More than a call of a kernel and the check of a port take, here and in a function of the step's own.
+const CALL_BYTES: usize = 2 << 10;
 
 type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8) -> i32;
 
@@ -83,7 +88,13 @@ impl Jit {
     pub fn unchecked(p: &Program, target: &Target, options: &Options) -> Result<Self, Diagnostic> {
         let mut builder = JITBuilder::with_isa(target.isa(true, false)?, cranelift_module::default_libcall_names());
         // Code and constants in one reservation, so that 32-bit displacements reach.
-        let reserve = 3 * p.constant_bytes() + (p.steps.len() + 64) * (256 << 10);
+        let mut distinct: Vec<&What> = Vec::new();
+        for step in &p.steps {
+            if !distinct.contains(&&step.what) {
+                distinct.push(&step.what);
+            }
+        }
+        let reserve = 3 * p.constant_bytes() + (distinct.len() + 64) * KERNEL_BYTES + (p.steps.len() + p.outputs.len()) * CALL_BYTES;
         let memory = ArenaMemoryProvider::new_with_size(reserve)
             .map_err(|e| Diagnostic::new(Code::LimitExceeded, format!("no executable memory: {e}")))?;
         builder.memory_provider(Box::new(memory));
@@ -177,8 +188,11 @@ impl Jit {
     /// skipped: this thread runs with the default rounding mode.
     ///
     /// # Errors
-    /// Those of [`Self::run`].
+    /// Those of [`Self::run`]; `Internal` for code without [`Options::steps`].
     pub fn run_timed(&mut self, inputs: &[&[u8]]) -> Result<Vec<u64>, Diagnostic> {
+        if self.steps.len() != self.kernels.len() {
+            return Err(Diagnostic::bug("this code has no functions for single steps"));
+        }
         let mut times = Vec::with_capacity(self.steps.len());
         self.call(inputs, |_, steps, i, o, a| {
             for step in steps {

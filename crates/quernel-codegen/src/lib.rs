@@ -40,10 +40,12 @@ pub struct Options {
     pub level: Option<Level>,
     /// Hash of the model file, for `NAME_info`.
     pub model_hash: Option<u64>,
+    /// For code in this process: a function for every step beside that for all, as [`Jit::run_timed`] needs them.
+    pub steps: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { name: "model".to_owned(), level: None, model_hash: None }
+        Self { name: "model".to_owned(), level: None, model_hash: None, steps: false }
     }
 }

@@ -80,7 +80,7 @@ pub struct Network {
     pub run_v: FuncId,
     /// The word that remembers which variant runs; `None` in an object of one variant.
     pub selected: Option<DataId>,
-    /// One function per step with the signature of the body, of the fastest variant; only in process.
+    /// One function per step with the signature of the body, of the fastest variant; where [`Options::steps`] asks for them.
     pub step_calls: Vec<FuncId>,
     /// Bytes of the constant section.
     pub rodata_bytes: usize,
@@ -116,7 +116,8 @@ pub fn port_bytes(ty: &quernel_ir::ty::TensorTy) -> usize {
     ty.bytes()
 }
 
-/// Defines a program in `module`; `in_process` for execution here, with a callable function per step.
+/// Defines a program in `module`; `in_process` for execution here, without `NAME_run`: calibration hands out every value as an
+/// output, and the work on a function grows with the square of its parameters.
 pub fn define<M: Module>(
     module: &mut M,
     p: &Program,
@@ -175,7 +176,7 @@ pub fn define<M: Module>(
         let addresses = Addresses { p, plans: &choice.plans, blob_at: &blob_at, derived_at: &derived_at, rodata };
         bodies.push(c.body(&format!("{prefix}_body{suffix}"), &addresses, &calls, choices.len() == 1)?);
         stack_bytes = stack_bytes.max(deepest + c.records.last().map_or(0, |r| r.frame));
-        if in_process && number + 1 == choices.len() {
+        if in_process && options.steps && number + 1 == choices.len() {
             let one = |(i, call): (usize, &Call)| c.body(&format!("{prefix}_step{i}"), &addresses, std::slice::from_ref(call), false);
             step_calls = calls.iter().enumerate().map(one).collect::<Result<_, _>>()?;
         }
@@ -194,8 +195,11 @@ pub fn define<M: Module>(
     };
 
     let run_v = c.guard(&format!("{prefix}_run_v"), target, body, &mut stack_bytes)?;
-    c.entry(&format!("{prefix}_run"), p, run_v)?;
-    stack_bytes = (stack_bytes + c.records.last().map_or(0, |r| r.frame)).next_multiple_of(16);
+    if !in_process {
+        c.entry(&format!("{prefix}_run"), p, run_v)?;
+        stack_bytes += c.records.last().map_or(0, |r| r.frame);
+    }
+    stack_bytes = stack_bytes.next_multiple_of(16);
     if !in_process {
         c.info(prefix, &info::info(p, target, options, stack_bytes))?;
     }

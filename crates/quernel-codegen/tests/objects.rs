@@ -4,12 +4,12 @@ mod common;
 
 use common::{Case, Kind, Rng, conv_program};
 use object::{Object as _, ObjectSection, ObjectSymbol, RelocationKind, SectionKind};
-use quernel_codegen::{Level, Options, Target, assembly, clif, header, object, targets};
+use quernel_codegen::{Jit, Level, Options, Target, assembly, clif, header, object, targets};
 use quernel_ir::{
     Program,
     diag::Code,
     op::WindowDim,
-    program::{End, WeightLayout},
+    program::{Base, End, WeightLayout},
 };
 
 fn case(layout: WeightLayout, float: bool) -> Case {
@@ -34,6 +34,33 @@ fn programs() -> Vec<Program> {
 
 fn target(triple: &str, cpu: &str) -> Target {
     Target::parse(Some(triple), Some(cpu)).unwrap()
+}
+
+#[test]
+fn code_in_process_has_functions_of_steps_where_they_are_asked_for() {
+    let (program, inputs) = conv_program(&case(WeightLayout::Plain, false), &mut Rng(3));
+    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    let timed = |steps| Jit::new(&program, &Options { steps, ..Options::default() }).and_then(|mut jit| jit.run_timed(&inputs));
+    assert_eq!(timed(true).unwrap().len(), program.steps.len());
+    assert_eq!(timed(false).unwrap_err().code, Code::Internal);
+}
+
+/// Calibration hands out every value: a call with a parameter per output would take memory and time in their square.
+#[test]
+fn code_in_process_has_any_number_of_outputs() {
+    const OUTPUTS: usize = 3000;
+    let (mut program, inputs) = conv_program(&case(WeightLayout::Plain, false), &mut Rng(3));
+    let (port, step) = (program.outputs[0].clone(), program.steps.pop().unwrap());
+    program.outputs = vec![port; OUTPUTS];
+    for i in 0..OUTPUTS as u32 {
+        let mut step = step.clone();
+        assert_eq!(step.writes[0].base, Base::Output(0));
+        step.writes[0].base = Base::Output(i);
+        program.steps.push(step);
+    }
+    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    let expected = quernel_interp::run_program(&program, &inputs).unwrap();
+    assert!(Jit::new(&program, &Options::default()).unwrap().run(&inputs).unwrap() == expected);
 }
 
 #[test]

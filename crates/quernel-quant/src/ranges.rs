@@ -82,19 +82,18 @@ impl Observed {
         if seen.sums.len() != channels {
             return Err(bad(format!("has {channels} channels in one sample and {} in another", seen.sums.len())));
         }
+        if let Some(x) = data.iter().find(|x| !x.is_finite()) {
+            return Err(bad(format!("the float network computes {x}"))
+                .help("the samples are far outside what the network was trained on, or the network overflows in f32"));
+        }
+        let (min, max) = data.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &x| (lo.min(x), hi.max(x)));
         let scale = 2f64.powi(FRACTION_BITS);
-        let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
-        for (i, run) in data.chunks(inner).enumerate() {
-            let sum = &mut seen.sums[i % channels];
-            for &x in run {
-                if !x.is_finite() {
-                    return Err(bad(format!("the float network computes {x}"))
-                        .help("the samples are far outside what the network was trained on, or the network overflows in f32"));
+        for block in data.chunks(inner * channels) {
+            for (sum, run) in seen.sums.iter_mut().zip(block.chunks(inner)) {
+                for &x in run {
+                    seen.histogram.record(x);
+                    *sum += (f64::from(x) * scale) as i64 as i128;
                 }
-                min = min.min(x);
-                max = max.max(x);
-                seen.histogram.record(x);
-                *sum += (f64::from(x) * scale) as i64 as i128;
             }
         }
         (seen.min, seen.max) = (seen.min.min(min), seen.max.max(max));

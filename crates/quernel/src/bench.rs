@@ -63,7 +63,7 @@ impl Bench {
 /// Runs for about `time` on random inputs: half of it whole networks, half step by step.
 pub fn bench(compiled: &Compiled, inputs: &[Bound], time: Duration) -> Result<Bench, Failure> {
     let program = compiled.program()?;
-    let mut jit = compiled.jit()?;
+    let mut jit = compiled.timed_jit()?;
     let sample = crate::encode_for(program, &Samples::random(inputs, 1).get(0)?)?;
     let bytes: Vec<&[u8]> = sample.iter().map(Tensor::bytes).collect();
     let mut whole = Vec::new();

@@ -306,13 +306,21 @@ impl Compiled {
     }
     /// Options of the code generator.
     pub fn codegen_options(&self) -> quernel_codegen::Options {
-        quernel_codegen::Options { name: self.name.clone(), level: self.level, model_hash: Some(self.model_hash) }
+        quernel_codegen::Options { name: self.name.clone(), level: self.level, model_hash: Some(self.model_hash), steps: false }
     }
     /// The program as code in this process: that of the target's CPU, or of this machine for a target of several
     /// variants.
     pub fn jit(&self) -> Result<Jit, Failure> {
-        let (program, options) = (self.program()?, self.codegen_options());
-        Ok(if self.target.is_multi() { Jit::new(program, &options)? } else { Jit::for_target(program, &self.target, &options)? })
+        self.jit_with(&self.codegen_options())
+    }
+    /// The same for [`Jit::run_timed`].
+    pub fn timed_jit(&self) -> Result<Jit, Failure> {
+        self.jit_with(&quernel_codegen::Options { steps: true, ..self.codegen_options() })
+    }
+
+    fn jit_with(&self, options: &quernel_codegen::Options) -> Result<Jit, Failure> {
+        let program = self.program()?;
+        Ok(if self.target.is_multi() { Jit::new(program, options)? } else { Jit::for_target(program, &self.target, options)? })
     }
 }
 

@@ -23,7 +23,7 @@ impl Times {
     /// Code for another machine.
     pub fn measure(compiled: &Compiled, inputs: &[Bound], time: Duration) -> Result<Self, Failure> {
         let program = compiled.program()?;
-        let mut jit = compiled.jit()?;
+        let mut jit = compiled.timed_jit()?;
         let sample = encode_for(program, &Samples::random(inputs, 1).get(0)?)?;
         let bytes: Vec<&[u8]> = sample.iter().map(Tensor::bytes).collect();
         let mut least = vec![u64::MAX; program.steps.len()];

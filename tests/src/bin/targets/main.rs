@@ -1,9 +1,9 @@
 //! Whole networks as linked programs for every target, run natively or under an emulator of the CPU: the hash of all
 //! outputs equals that of the interpreter. `cargo xtask targets` starts this program.
 //!
-//! Usage: `targets [--fast] [--require] [--integers] [--target X] [--json FILE] [--graphs N] [--seed S] MODEL.onnx...`. Each
-//! model is compiled in float and in integers, or in integers alone; `--graphs` adds random networks, and shrinks those that
-//! differ. Prints one line per target and per difference; ends with 1 when there was
+//! Usage: `targets [--fast] [--require] [--integers] [--target X]... [--dim NAME=N]... [--json FILE] [--graphs N] [--seed S]
+//! MODEL.onnx...`. Each model is compiled in float and in integers, or in integers alone; `--graphs` adds random networks, and
+//! shrinks those that differ; a target is its name, or part of the names of several. Prints one line per target and per difference; ends with 1 when there was
 //! one, or with `--require` when a target could not be run.
 
 mod program;
@@ -18,6 +18,7 @@ use quernel::{
     quant::Samples,
 };
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -77,6 +78,13 @@ const fn place(
     Place { name, triple, cpu, level, cc, run, fast }
 }
 
+impl Place {
+    /// Whether `text` is the name, or part of it and nobody's name.
+    fn is(&self, text: &str) -> bool {
+        if PLACES.iter().any(|p| p.name == text) { self.name == text } else { self.name.contains(text) }
+    }
+}
+
 /// A network, bytes for its inputs, and the hash of what the interpreter makes of them.
 struct Network {
     label: String,
@@ -96,13 +104,18 @@ const MOST_SHRUNK: usize = 3;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (mut models, mut fast, mut require, mut integers, mut only, mut json) = (Vec::new(), false, false, false, None, None);
-    let (mut graphs, mut seed) = (0, 1);
+    let (mut models, mut fast, mut require, mut integers, mut only, mut json) = (Vec::new(), false, false, false, Vec::new(), None);
+    let (mut graphs, mut seed, mut dims) = (0, 1, BTreeMap::new());
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--fast" => fast = true,
             "--require" => require = true,
-            "--target" => only = arguments.next(),
+            "--target" => only.extend(arguments.next()),
+            "--dim" => {
+                let text = arguments.next().unwrap_or_default();
+                let (name, extent) = text.split_once('=').expect("NAME=N");
+                dims.insert(name.to_owned(), number(Some(extent.to_owned())) as usize);
+            }
             "--integers" => integers = true,
             "--json" => json = arguments.next(),
             "--graphs" => graphs = number(arguments.next()),
@@ -110,11 +123,11 @@ fn main() -> ExitCode {
             _ => models.push(PathBuf::from(argument)),
         }
     }
-    let mut networks: Vec<Network> = models.iter().enumerate().flat_map(|(i, path)| networks(i, path, integers)).collect();
+    let mut networks: Vec<Network> = models.iter().enumerate().flat_map(|(i, path)| networks(i, path, &dims, integers)).collect();
     eprintln!("{} networks of {} models", networks.len(), models.len());
     networks.extend(random::networks(seed, graphs));
     let (mut wrong, mut lines) = (0, Vec::new());
-    for place in PLACES.iter().filter(|p| (p.fast || !fast) && only.as_ref().is_none_or(|o| p.name.contains(o.as_str()))) {
+    for place in PLACES.iter().filter(|p| (p.fast || !fast) && (only.is_empty() || only.iter().any(|o| p.is(o)))) {
         let start = std::time::Instant::now();
         match run(place, &networks) {
             Ok(hashes) => {
@@ -153,12 +166,12 @@ fn number(text: Option<String>) -> u64 {
 }
 
 /// A model in float and in integers; a form that does not compile is left out, with a line that says so.
-fn networks(number: usize, path: &Path, integers: bool) -> Vec<Network> {
+fn networks(number: usize, path: &Path, dims: &BTreeMap<String, usize>, integers: bool) -> Vec<Network> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut all = Vec::new();
     for (form, bits) in [("int8", "8"), ("float", "float")].into_iter().take(if integers { 1 } else { 2 }) {
         let label = format!("{stem} {form}");
-        match network(number, path, form, bits) {
+        match network(number, path, dims, form, bits) {
             Ok(network) => all.push(Network { label, ..network }),
             Err(why) => eprintln!("{label}: left out: {why}"),
         }
@@ -166,9 +179,9 @@ fn networks(number: usize, path: &Path, integers: bool) -> Vec<Network> {
     all
 }
 
-fn network(number: usize, path: &Path, form: &str, bits: &str) -> Result<Network, String> {
+fn network(number: usize, path: &Path, dims: &BTreeMap<String, usize>, form: &str, bits: &str) -> Result<Network, String> {
     let first = |f: quernel::Failure| f.0.first().map_or_else(String::new, |d| format!("{:?}: {}", d.code, d.message));
-    let model = Model::read(path, &ModelOptions::default()).map_err(first)?;
+    let model = Model::read(path, &ModelOptions { dims: dims.clone(), ..ModelOptions::default() }).map_err(first)?;
     let mut compiler = Compiler { bits: parse_bits(bits).map_err(first)?, ..Compiler::default() };
     // A model that arrives quantized needs no ranges.
     let compiled = match compiler.compile(&model, &mut |_| ()) {
