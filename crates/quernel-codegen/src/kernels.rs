@@ -13,6 +13,7 @@ mod float_binary;
 mod float_unary;
 mod folds;
 mod index;
+mod layer_norm;
 mod matmul;
 mod moves;
 mod order;
@@ -130,7 +131,7 @@ pub fn arity(what: &What) -> (usize, usize) {
         | What::Gather { .. }
         | What::SoftmaxBytes { .. }
         | What::Expand { .. } => 2,
-        What::Select { .. } | What::Scatter { .. } => 3,
+        What::Select { .. } | What::Scatter { .. } | What::LayerNorm { .. } => 3,
         What::ConvBits { .. } => 4,
         What::ConvCodes { .. } => 5,
         What::ExpandFloat { bits, .. } => 2 + usize::from(*bits < 8),
@@ -181,6 +182,7 @@ pub fn emit(e: &mut Emitter, kernel: Kernel, what: &What) -> Result<(), Diagnost
         What::MatMulFloat { .. } => matmul::emit(e, what),
         What::ReduceFloat { .. } => reduce::emit(e, what),
         What::SoftmaxFloat { .. } | What::SoftmaxBytes { .. } => softmax::emit(e, what),
+        What::LayerNorm { .. } => layer_norm::emit(e, what),
         What::Gather { .. } | What::Scatter { .. } => index::emit(e, what),
         What::TopK { .. } => order::emit(e, what),
         What::Reduce { .. } | What::Cumulative { .. } => folds::emit(e, what),

@@ -27,7 +27,7 @@ fn program(seed: u64, ops: usize) -> (Program, Vec<Vec<u8>>) {
 
 #[test]
 fn random_programs_of_every_step() {
-    let (first, count) = (setting("QUERNEL_FIRST", 0), setting("QUERNEL_CASES", 440));
+    let (first, count) = (setting("QUERNEL_FIRST", 0), setting("QUERNEL_CASES", 480));
     let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for seed in first..first + count {
@@ -72,7 +72,7 @@ fn random_programs_of_every_step() {
         "residual",
     ];
     for kind in kinds {
-        assert!(count < 440 || seen.get(kind).is_some_and(|n| *n >= 20), "{kind} in {seen:?}");
+        assert!(count < 480 || seen.get(kind).is_some_and(|n| *n >= 20), "{kind} in {seen:?}");
     }
     println!("{seen:?}");
 }

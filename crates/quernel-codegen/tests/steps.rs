@@ -72,6 +72,27 @@ fn quantize_and_dequantize() {
 }
 
 #[test]
+fn layer_norms() {
+    let rng = &mut Rng(12);
+    for round in 0..80 {
+        let (from, to) = (quant(rng), quant(rng));
+        let rows = rng.range(1, 5) as usize;
+        // Lengths around the vectors; and beyond what their sums hold.
+        let len = if round == 0 { 70_001 } else { length(rng) };
+        let parameters = |rng: &mut Rng| Operand::Constant(rng.floats(len));
+        let mut x = rng.bytes(rows * len);
+        if round % 8 == 1 {
+            // Rows without variance.
+            x.iter_mut().for_each(|b| *b = 200);
+        }
+        let epsilon = rng.pick(&[1e-5, 0.0, 1e-12, 3.0]);
+        let what = What::LayerNorm { rows, len, epsilon, rms: rng.below(3) == 0, from, to };
+        let operands = vec![Operand::Data(x), parameters(rng), parameters(rng)];
+        check(what, operands, rows * len, false, rng);
+    }
+}
+
+#[test]
 fn lookups() {
     let rng = &mut Rng(2);
     for i in 0..60 {

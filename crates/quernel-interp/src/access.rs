@@ -3,7 +3,7 @@
 //! Everything is computed with checks, because a program may come from a file.
 
 use quernel_ir::{
-    Storage, WindowDim, codes,
+    Storage, WindowDim, codes, exact,
     program::{ByteQuant, Conv, End, Image, PANEL, Places, Strided, WeightLayout, What},
 };
 
@@ -276,6 +276,15 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
             to.iter().try_for_each(byte_quant)?;
             let count = product(&[*outer, *len, *inner])?;
             (vec![open(View::dense(1, count)), packed(4, 256)], open(View::dense(if to.is_some() { 1 } else { 4 }, count)), vec![])
+        }
+        What::LayerNorm { rows, len, from, to, .. } => {
+            [from, to].into_iter().try_for_each(byte_quant)?;
+            if *len > exact::MOST_NORM {
+                return Err(format!("rows of {len} elements"));
+            }
+            let count = product(&[*rows, *len])?;
+            let parameters = || open(View::dense(4, *len));
+            (vec![open(View::dense(1, count)), parameters(), parameters()], open(View::dense(1, count)), vec![0])
         }
         What::Gather { width, places, over } => {
             element_width(*width)?;

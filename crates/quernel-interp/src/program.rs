@@ -222,6 +222,15 @@ fn execute(what: &What, reads: &[&[u8]], out: &mut [u8]) {
             reduce::along(&mut x, (*outer, *len, *inner), |run| reduce::softmax_float(run, *log));
             put(out, x);
         }
+        What::LayerNorm { rows, len, epsilon, rms, from, to } => {
+            let (g, h) = (data::f32s(&reads[1][..4 * len]), data::f32s(&reads[2][..4 * len]));
+            for (y, x) in out.chunks_exact_mut(*len).zip(reads[0].chunks_exact(*len)).take(*rows) {
+                let c: Vec<i32> = x.iter().map(|b| data::byte(from.signed, *b) - from.zero).collect();
+                for (i, q) in reduce::norm(&c, (from.scale, *epsilon, *rms), &g, &h, (to.zero, to.lo, to.hi)).enumerate() {
+                    y[i] = q as u8;
+                }
+            }
+        }
         What::SoftmaxBytes { outer, len, inner, from, to } => softmax_bytes((*outer, *len, *inner), from, to.as_ref(), reads, out),
         What::Gather { width, places, over } => index::gather_step(*width, places, over, [reads[0], reads[1]], out),
         What::Scatter { width, places, over, reduce } => {

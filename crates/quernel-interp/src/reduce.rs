@@ -4,7 +4,7 @@ use crate::{
     data, elementwise,
     strided::{self, Side},
 };
-use quernel_ir::{Binary, Diagnostic, ReduceKind, Scalar, Tensor, TensorTy, exact, float, fold, plain};
+use quernel_ir::{Binary, Code, Diagnostic, ReduceKind, Scalar, Tensor, TensorTy, exact, float, fold, plain};
 
 /// The reduction of one run of f32.
 pub(crate) fn float(kind: ReduceKind, values: &[f32]) -> f32 {
@@ -160,6 +160,49 @@ pub(crate) fn softmax(axis: usize, log: bool, x: &Tensor, result: &TensorTy) -> 
     let mut values = elementwise::numbers(x)?;
     along(&mut values, split, |run| softmax_float(run, log));
     elementwise::finish(result, &values)
+}
+
+/// A normalized row of centered integers: scale of the operand, epsilon and whether the mean counts as 0; scale and bias in
+/// steps of the result; its zero point and bounds.
+pub(crate) fn norm<'a>(
+    c: &'a [i32],
+    (scale, epsilon, rms): (f32, f32, bool),
+    g: &'a [f32],
+    h: &'a [f32],
+    (zero, lo, hi): (i32, i32, i32),
+) -> impl Iterator<Item = i32> + 'a {
+    let sum = c.iter().map(|c| i64::from(*c)).sum();
+    let squares = c.iter().map(|c| i64::from(*c).pow(2)).sum();
+    let row = exact::norm_row(sum, squares, c.len(), scale, epsilon, rms);
+    c.iter().zip(g.iter().zip(h)).map(move |(c, (g, h))| exact::norm_element(*c, row, (*g, *h), zero, lo, hi))
+}
+
+/// Graph-level layer normalization.
+pub(crate) fn layer_norm(args: &[&Tensor], axis: usize, (epsilon, rms): (f32, bool), result: &TensorTy) -> Result<Tensor, Diagnostic> {
+    let len: usize = args[0].ty.dims[axis..].iter().product();
+    if args[0].ty.elem.is_f32() {
+        let (x, g) = (data::floats(args[0])?, data::floats(args[1])?);
+        let h = args.get(2).map_or_else(|| Ok(vec![0.0; len]), |t| data::floats(t))?;
+        let row = |x: &[f32]| -> Vec<f32> {
+            let mean = if rms { 0.0 } else { float(ReduceKind::Mean, x) };
+            let centered: Vec<f32> = x.iter().map(|x| x - mean).collect();
+            let squares: Vec<f32> = centered.iter().map(|d| d * d).collect();
+            let root = (float(ReduceKind::Mean, &squares) + epsilon).sqrt();
+            centered.iter().zip(g.iter().zip(&h)).map(|(d, (g, h))| d / root * g + h).collect()
+        };
+        return data::float_tensor(result, &x.chunks(len).flat_map(row).collect::<Vec<f32>>());
+    }
+    let (qx, qy) = (data::quant(&args[0].ty)?, data::quant(result)?);
+    let ((sx, zx), (sy, zy)) = (data::params(qx)?, data::params(qy)?);
+    if len > exact::MOST_NORM {
+        return Err(Diagnostic::new(Code::LimitExceeded, format!("a norm of {len} elements, more than {}", exact::MOST_NORM)));
+    }
+    let parameter =
+        |t: &Tensor| -> Result<Vec<f32>, Diagnostic> { Ok(data::floats(t)?.iter().map(|p| exact::norm_parameter(*p, sy)).collect()) };
+    let (g, h) = (parameter(args[1])?, args.get(2).map_or_else(|| Ok(vec![0.0; len]), |t| parameter(t))?);
+    let c: Vec<i32> = data::stored(args[0], qx).into_iter().map(|q| q - zx).collect();
+    let y = c.chunks(len).flat_map(|row| norm(row, (sx, epsilon, rms), &g, &h, (zy, qy.min(), qy.max())).collect::<Vec<i32>>());
+    data::stored_tensor(result, y)
 }
 
 /// An f32 softmax result from its table entry and row factor.

@@ -297,6 +297,31 @@ pub fn softmax_quantized(e: u32, factor: f32, zy: i32, lo: i32, hi: i32) -> i32 
     (p.round_ties_even() as i32 + zy).clamp(lo, hi)
 }
 
+/// Elements of a row that is normalized: with more, its sums might leave 64 bits.
+pub const MOST_NORM: usize = 1 << 23;
+
+/// Factor and offset of a row of `n` elements: `fl32(s r)` and `fl32(-mean s r)` with `r = 1 / sqrt(s^2 variance + epsilon)`.
+/// `sum` and `squares` are those of the centered integers; mean and variance are formed in f64, the numerator
+/// `n squares - sum^2` in 64-bit integers. For `rms` the mean counts as 0.
+pub fn norm_row(sum: i64, squares: i64, n: usize, scale: f32, epsilon: f32, rms: bool) -> (f32, f32) {
+    let (count, s) = (n as f64, f64::from(scale));
+    let variance = if rms { squares as f64 / count } else { (n as i64 * squares - sum * sum) as f64 / (count * count) };
+    let factor = s / ((s * s) * variance + f64::from(epsilon)).sqrt();
+    let offset = if rms { 0.0 } else { -(sum as f64 / count) * factor };
+    (factor as f32, offset as f32)
+}
+
+/// A parameter of a norm in steps of the result: `fl32(p / sy)`.
+pub fn norm_parameter(p: f32, sy: f32) -> f32 {
+    (f64::from(p) / f64::from(sy)) as f32
+}
+
+/// A normalized element: `clamp(rne(fl(fl(fl(fl(c a) + b) g) + h)))`; NaN becomes `lo`. `c` is the centered integer, `a` and `b`
+/// are its row's, `g` and `h` parameters by [`norm_parameter`].
+pub fn norm_element(c: i32, (a, b): (f32, f32), (g, h): (f32, f32), zero: i32, lo: i32, hi: i32) -> i32 {
+    quantize((c as f32 * a + b) * g + h, 1.0, zero, lo, hi)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,6 +345,24 @@ mod tests {
         assert_eq!(quantize(f32::NEG_INFINITY, 0.1, 7, 0, 255), 0);
         assert_eq!(quantize(0.5, 1.0, 0, 0, 255), 0);
         assert_eq!(quantize(1.5, 1.0, 0, 0, 255), 2);
+    }
+
+    #[test]
+    fn a_normalized_row_has_mean_0_and_variance_1() {
+        let row = [-128, 127, 3, 3, -7, 60, 0, 12];
+        let sums = |c: &[i32]| (c.iter().map(|c| i64::from(*c)).sum(), c.iter().map(|c| i64::from(*c).pow(2)).sum());
+        let (sum, squares) = sums(&row);
+        let (a, b) = norm_row(sum, squares, row.len(), 0.02, 0.0, false);
+        let y: Vec<f64> = row.iter().map(|c| f64::from(*c as f32 * a + b)).collect();
+        let (mean, variance) = (y.iter().sum::<f64>() / 8.0, y.iter().map(|y| y * y).sum::<f64>() / 8.0);
+        assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-6, "{mean} {variance}");
+        // The largest sums there are do not wrap.
+        let n = MOST_NORM as i64;
+        let (a, b) = norm_row(-255 * n, 255 * 255 * n, MOST_NORM, 1.0, 1.0, false);
+        assert_eq!((a, b), (1.0, 255.0));
+        // A row without variance: NaN takes the lower bound.
+        let row = norm_row(8 * 5, 8 * 25, 8, 0.02, 0.0, false);
+        assert_eq!(norm_element(5, row, (1.0, 0.0), 3, -128, 127), -128);
     }
 
     #[test]

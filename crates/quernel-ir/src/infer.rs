@@ -122,6 +122,13 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
             arity(1, 1)?;
             if *axis >= args[0].rank() { Err(format!("axis {axis} of {}", show(&args[0].dims))) } else { Ok(args[0].dims.clone()) }
         }
+        Op::LayerNorm { axis, .. } => {
+            arity(2, 3)?;
+            match args[0].dims.get(*axis..) {
+                Some(own) if args[1..].iter().all(|a| a.dims == own) => Ok(args[0].dims.clone()),
+                _ => Err(format!("parameters {} of a norm of {} from axis {axis} on", show(&args[1].dims), show(&args[0].dims))),
+            }
+        }
         Op::Reshape { dims } => {
             arity(1, 1)?;
             let count = dims.iter().try_fold(1usize, |a, d| a.checked_mul(*d));

@@ -488,6 +488,17 @@ pub enum Op {
         /// Logarithm of the result.
         log: bool,
     },
+    /// `x [.., n..], scale [n..], (bias [n..]) -> [.., n..]`: `(x - mean) / sqrt(variance + epsilon)
+    /// scale + bias` over the axes from `axis` on ([`crate::exact::norm_row`], [`crate::exact::norm_element`]). In f32 it is
+    /// the operators it stands for, as which it arrives: only the integer form is lowered.
+    LayerNorm {
+        /// First normalized axis.
+        axis: usize,
+        /// Added to the variance.
+        epsilon: f32,
+        /// Root mean square: the mean counts as 0.
+        rms: bool,
+    },
     /// The same elements in row-major order under other dimensions.
     Reshape {
         /// Result dimensions.
@@ -591,6 +602,8 @@ impl Op {
             Self::Reduce { kind, .. } => kind.name(),
             Self::Softmax { log: false, .. } => "softmax",
             Self::Softmax { log: true, .. } => "log_softmax",
+            Self::LayerNorm { rms: false, .. } => "layer_norm",
+            Self::LayerNorm { rms: true, .. } => "rms_norm",
             Self::Reshape { .. } => "reshape",
             Self::Transpose { .. } => "transpose",
             Self::Concat { .. } => "concat",

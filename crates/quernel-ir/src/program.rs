@@ -561,6 +561,22 @@ pub enum What {
         /// Parameters of the result.
         to: Option<ByteQuant>,
     },
+    /// reads bytes `[rows][len]`, scale `f32[len]`, bias `f32[len]`, both in steps of the result; writes bytes of the same shape:
+    /// [`crate::exact::norm_row`] of each row, [`crate::exact::norm_element`] of each element.
+    LayerNorm {
+        /// Rows.
+        rows: usize,
+        /// Elements of a row, at most [`crate::exact::MOST_NORM`].
+        len: usize,
+        /// Added to the variance.
+        epsilon: f32,
+        /// The mean counts as 0.
+        rms: bool,
+        /// Parameters of the operand.
+        from: ByteQuant,
+        /// Parameters of the result.
+        to: ByteQuant,
+    },
     /// reads x, indices; writes y: over the space of the strides of x, indices and y, `y = x` at the place that the index
     /// there names.
     Gather {
@@ -740,6 +756,7 @@ impl What {
             Self::ReduceFloat { .. } => "reduce_f32",
             Self::SoftmaxFloat { .. } => "softmax_f32",
             Self::SoftmaxBytes { .. } => "softmax",
+            Self::LayerNorm { .. } => "layer_norm",
             Self::Gather { .. } => "gather",
             Self::Scatter { .. } => "scatter",
             Self::TopK { .. } => "top_k",

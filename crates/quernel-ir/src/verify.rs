@@ -182,6 +182,10 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
             check(number && matches!(op, Binary::Add | Binary::Mul) && args[0].elem == result.elem)
         }
         Op::Reduce { .. } | Op::Softmax { .. } => check(all_f32() || per_tensor(args[0]) && (per_tensor(result) || result.elem.is_f32())),
+        Op::LayerNorm { .. } => {
+            let byte = |t: &TensorTy| per_tensor(t) && t.elem.quant().is_some_and(|q| q.storage().bits() <= 8);
+            check(all_f32() || byte(args[0]) && args[1..].iter().all(|a| a.elem.is_f32()) && byte(result))
+        }
         Op::Unary(f) => {
             let double = args[0].elem == Elem::Scalar(Scalar::F64) && result.elem == args[0].elem && plain::double_has_unary(*f);
             check(all_f32() || double || per_tensor(args[0]) && per_tensor(result))

@@ -107,6 +107,8 @@ families! {
     SOFTMAX_F32 = "softmax_f32", "f32 softmax along one axis; sum by 16 lanes", "", 0;
     /// Softmax of bytes.
     SOFTMAX_U8 = "softmax_u8", "softmax of bytes by table, exact sum, one division per row", "u32[256]", 0;
+    /// Layer normalization of bytes.
+    LAYER_NORM_U8 = "layer_norm_u8", "normalized rows of bytes: exact sums, mean and variance in f64, one rounding", "", 0;
     /// Elements that indices name.
     GATHER = "gather", "elements at computed places, clamped to their axes", "", 0;
     /// Writes to elements that indices name.
@@ -170,6 +172,7 @@ pub fn choose(what: &What) -> &'static Family {
         What::ReduceFloat { .. } => &REDUCE_F32,
         What::SoftmaxFloat { .. } => &SOFTMAX_F32,
         What::SoftmaxBytes { .. } => &SOFTMAX_U8,
+        What::LayerNorm { .. } => &LAYER_NORM_U8,
         What::Gather { .. } => &GATHER,
         What::Scatter { .. } => &SCATTER,
         What::Reduce { elem: Scalar::F64, .. } => &REDUCE_F64,

@@ -192,6 +192,7 @@ impl<'a> Build<'a> {
             Op::Pool { kind, window } => self.pool(*kind, window, x, y),
             Op::Reduce { kind, axes, .. } => self.reduce(*kind, axes, x, y),
             Op::Softmax { axis, log } => self.softmax(*axis, *log, x, y),
+            Op::LayerNorm { axis, epsilon, rms } => self.layer_norm(*axis, (*epsilon, *rms), &data.args, y),
             Op::Reshape { dims } => self.reshape(dims, x, y),
             Op::Transpose { perm } => self.transpose(perm, x, y),
             Op::Concat { axis } => self.concat(node, *axis, y),

@@ -149,6 +149,30 @@ impl Build<'_> {
         self.settle(y, &result)
     }
 
+    pub fn layer_norm(&mut self, axis: usize, (epsilon, rms): (f32, bool), args: &[Value], y: Value) -> Result<(), Diagnostic> {
+        let (from, to) = (self.byte_quant(&self.g.ty(args[0]).elem)?, self.byte_quant(&self.g.ty(y).elem)?);
+        let len: usize = self.g.ty(args[0]).dims[axis..].iter().product();
+        if len > exact::MOST_NORM {
+            return Err(self.fault(Code::LimitExceeded, format!("a norm of {len} elements, more than {}", exact::MOST_NORM)));
+        }
+        let parameter = |s: &mut Self, v: Option<&Value>, name: &str| {
+            let values = match v {
+                Some(v) => s.g.tensor(*v).and_then(|t| t.to_f32()),
+                None => Some(vec![0.0; len]),
+            };
+            let values = values.ok_or_else(|| s.fault(Code::UnsupportedForm, "parameters of a norm are computed at run time"))?;
+            let bytes = values.into_iter().flat_map(|p| exact::norm_parameter(p, to.scale).to_le_bytes()).collect::<Vec<u8>>();
+            Ok::<_, Diagnostic>(s.blob(name, bytes))
+        };
+        let (scale, bias) = (parameter(self, args.get(1), "norm.scale")?, parameter(self, args.get(2), "norm.bias")?);
+        let view = self.row_major(args[0]);
+        let rows = view.count() / len;
+        let result = self.result_like(y, &view);
+        let (reads, writes) = (vec![self.dense_span(&view, 1), scale, bias], vec![self.dense_span(&result, 1)]);
+        self.emit(What::LayerNorm { rows, len, epsilon, rms, from, to }, reads, writes);
+        Ok(())
+    }
+
     fn softmax_bytes(&mut self, axis: usize, x: Value, y: Value) -> Result<(), Diagnostic> {
         let g = self.g;
         let from = self.byte_quant(&g.ty(x).elem)?;

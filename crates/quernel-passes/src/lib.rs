@@ -28,6 +28,7 @@ mod fuse_residual;
 mod insert_quantize;
 mod integer_io;
 mod integer_layer;
+mod normalization;
 mod push_requantize;
 mod quantize_weights;
 mod recognize_activations;

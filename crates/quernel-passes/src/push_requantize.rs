@@ -11,7 +11,7 @@
 use crate::{
     Cx, Pass, Sweep, fold_constants,
     insert_quantize::{Form, form},
-    integer_layer,
+    integer_layer, normalization,
     rounded::{rounded, rounded_tensor},
     wide,
 };
@@ -35,7 +35,12 @@ impl Pass for PushRequantize {
             }
             let quantize = readers.get(node.result().index()).copied().flatten();
             let result = quantize.map(|q| s.g.nodes[q].result());
+            let mut op = node.op.clone();
             let (args, quantize) = match integers(s, n, result, cx)? {
+                Integer::Fused(fused, args) => {
+                    op = fused;
+                    (args, quantize)
+                }
                 Integer::Wide(args) => return wide::narrowed(s, n, args, quantize),
                 Integer::No => {
                     s.keep(n);
@@ -46,11 +51,11 @@ impl Pass for PushRequantize {
                 Integer::Rounded(args) => (args, quantize),
             };
             let Some(quantize) = quantize else {
-                s.rewrite(n, node.op, args);
+                s.rewrite(n, op, args);
                 return Ok(());
             };
             let q = s.g.nodes[quantize].result();
-            if is_saturation(s, &node.op, &args, q) {
+            if is_saturation(s, &op, &args, q) {
                 s.kill(quantize);
                 s.kill(n);
                 s.alias(q, args[0]);
@@ -62,7 +67,7 @@ impl Pass for PushRequantize {
             }
             s.g.values[q].def = Def::Result { node: n, slot: 0 };
             s.g.nodes[n].results = vec![q];
-            s.rewrite(n, node.op, args);
+            s.rewrite(n, op, args);
             Ok(())
         })?;
         fold_constants::dequantize(g)
@@ -79,6 +84,8 @@ enum Integer {
     Floats(Vec<Value>),
     /// Integer operands, and the rounding of its result.
     Rounded(Vec<Value>),
+    /// Another operator, which stands for those before it, too; with the rounding of its result.
+    Fused(Op, Vec<Value>),
     /// Words, and the rounding of its result to a byte.
     Wide(Vec<Value>),
 }
@@ -225,6 +232,14 @@ fn integers(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> R
     if let Op::TopK { .. } = node.op {
         // Scales are positive: the integers have the order of the numbers.
         return Ok(rounded_tensor(s.g, node.args[0]).map_or(Integer::No, |q| Integer::Floats(vec![q])));
+    }
+    if let (Some(norm), Some(result)) = (normalization::ends(s, n), result)
+        && let Some(x) = rounded_tensor(s.g, norm.x)
+        && [x, result].iter().all(|v| s.g.ty(*v).elem.quant().is_some_and(|q| q.tensor_params().is_some() && q.storage().bits() <= 8))
+    {
+        let mut args = vec![x, s.constant("norm.scale", norm.scale)];
+        args.extend(norm.bias.map(|bias| s.constant("norm.bias", bias)));
+        return Ok(Integer::Fused(norm.op, args));
     }
     // Functions that are not rounded by choice, because they are ill-conditioned, are where the model says so.
     let table = matches!(node.op, Op::Unary(_) | Op::Softmax { log: false, .. } | Op::Binary(_));

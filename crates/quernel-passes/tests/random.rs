@@ -4,7 +4,7 @@
 //! `QUERNEL_PASSES_GRAPHS` asks for more graphs.
 
 use quernel_interp::{run_graph, run_program};
-use quernel_ir::{Graph, Stage, Tensor, text, verify};
+use quernel_ir::{Graph, Op, Scalar, Stage, Tensor, text, verify};
 use quernel_passes::{Cx, Pipeline, QuantizeOptions, by_name, fold_pipeline, quantize_pipeline};
 use quernel_quant::{Width, metrics::Noise};
 use quernel_test::{Net, Promise, check_integers, check_outputs, inputs, quantize_options};
@@ -61,7 +61,7 @@ fn folding_keeps_what_a_graph_computes() {
 
 #[test]
 fn quantized_graphs_verify_lower_and_round() {
-    let (mut operators, mut layers, mut worst) = (0, 0, f64::INFINITY);
+    let (mut operators, mut layers, mut judged, mut worst) = (0, 0, 0, f64::INFINITY);
     let count = graphs(1500);
     each(0..count, |seed| {
         let mut g = Net::imported(seed);
@@ -77,15 +77,23 @@ fn quantized_graphs_verify_lower_and_round() {
         let bytes: Vec<&[u8]> = x.iter().map(Tensor::bytes).collect();
         let lowered = run_program(&program, &bytes).unwrap_or_else(|d| panic!("{d}"));
         assert!(outputs(&g, &x).iter().zip(&lowered).all(|(a, b)| a.bytes() == b), "graph and program differ\n{g}");
-        if options.bits.default == Width::Int(8) && !options.integer_io {
+        // A cast to integers is a staircase: what noise before it becomes behind it has no bound.
+        let staircase = float.order.iter().any(|&n| {
+            let node = &float.nodes[n];
+            node.op == Op::Cast
+                && float.ty(node.args[0]).elem.is_f32()
+                && float.ty(node.result()).elem.scalar().is_some_and(Scalar::is_integer)
+        });
+        if options.bits.default == Width::Int(8) && !options.integer_io && !staircase {
+            judged += 1;
             let db = signal(&float, &g);
             assert!(db >= 20.0, "{db:.1} dB\n{float}\n{g}");
             worst = worst.min(db);
         }
     });
-    println!("{operators} integer operators, {layers} of them layers; 8 bits keep {worst:.1} dB");
+    println!("{operators} integer operators, {layers} of them layers; 8 bits keep {worst:.1} dB in {judged} networks");
     // A generator or a pipeline that stopped making integers would make this test say nothing about them.
-    assert!(operators as u64 > 2 * count && layers as u64 > count);
+    assert!(operators as u64 > 2 * count && layers as u64 > count && 8 * judged > count);
 }
 
 /// Signal to noise in dB on the inputs the ranges were observed on.

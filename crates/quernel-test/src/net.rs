@@ -223,7 +223,19 @@ impl Net {
         let image = rank == 3 || rank == 4;
         let limit = 4000;
         // There are many functions of one element, most of them for extreme graphs.
-        match self.rng.below(if self.extreme { 37 } else { 31 }) {
+        match self.rng.below(if self.extreme { 38 } else { 32 }) {
+            31 if rank > 0 && xq.is_some() => {
+                let axis = self.rng.below(rank);
+                let rms = self.rng.chance(3);
+                let own = dims[axis..].to_vec();
+                let mut args = vec![x, self.floats(&own)];
+                if !rms || self.rng.chance(2) {
+                    args.push(self.floats(&own));
+                }
+                let epsilon = self.rng.pick(&[1e-5, 1e-3, 0.0]);
+                let elem = self.activation(0.01);
+                Some(self.op(Op::LayerNorm { axis, epsilon, rms }, &args, elem))
+            }
             30 if rank > 1 && dims[rank - 1] <= 200 => self.over_words(x),
             0..=4 if image => {
                 let window = self.window(&dims[2..], true);
@@ -261,7 +273,7 @@ impl Net {
                 let elem = if max || xq.is_none() || self.rng.chance(2) { same } else { self.activation(0.04) };
                 Some(self.op(Op::Pool { kind, window }, &[x], elem))
             }
-            9 | 28 | 31.. => {
+            9 | 28 | 32.. => {
                 let f = self.unary();
                 let elem = if xq.is_some() { self.activation(0.02) } else { Elem::F32 };
                 Some(self.op(Op::Unary(f), &[x], elem))

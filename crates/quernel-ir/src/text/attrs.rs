@@ -21,6 +21,8 @@ fn prototypes() -> impl Iterator<Item = Op> {
         Op::Pool { kind: PoolKind::Average { include_pad: false }, window: window() },
         Op::Softmax { axis: 0, log: false },
         Op::Softmax { axis: 0, log: true },
+        Op::LayerNorm { axis: 0, epsilon: 0.0, rms: false },
+        Op::LayerNorm { axis: 0, epsilon: 0.0, rms: true },
         Op::Reshape { dims: vec![] },
         Op::Transpose { perm: vec![] },
         Op::Concat { axis: 0 },
@@ -139,6 +141,10 @@ fn fields<V: Visit>(op: &mut Op, cx: &Context<'_>, v: &mut V) -> Read<()> {
             v.field("keep", keep, Some(false))
         }
         Op::Softmax { axis, log: _ } => v.field("axis", axis, None),
+        Op::LayerNorm { axis, epsilon, rms: _ } => {
+            v.field("axis", axis, None)?;
+            v.field("epsilon", epsilon, None)
+        }
         Op::Reshape { dims } | Op::Expand { dims } => v.field("dims", dims, result),
         Op::Transpose { perm } => v.field("perm", perm, None),
         Op::Concat { axis } => v.field("axis", axis, None),
@@ -533,7 +539,7 @@ mod tests {
     fn mnemonics_name_one_operator_each() {
         let names: Vec<_> = prototypes().map(|op| op.mnemonic()).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-        assert_eq!(names.len(), 29 + Unary::ALL.len() + Binary::ALL.len() + Comparison::ALL.len() + ReduceKind::ALL.len());
+        assert_eq!(names.len(), 31 + Unary::ALL.len() + Binary::ALL.len() + Comparison::ALL.len() + ReduceKind::ALL.len());
     }
 
     struct Names(Vec<&'static str>);

@@ -157,6 +157,11 @@ fn describe(out: &mut Vec<String>, what: &What) {
             out.push(format!("{outer}x{len}x{inner}"));
             out.extend(log.then(|| "log".to_owned()));
         }
+        What::LayerNorm { rows, len, epsilon, rms, from, to } => {
+            let kind = if *rms { "rms" } else { "mean" };
+            out.extend([format!("{rows}x{len}"), kind.to_owned(), format!("epsilon={epsilon:?}")]);
+            out.extend([format!("from={}", bytes(from)), format!("to={}", bytes(to))]);
+        }
         What::SoftmaxBytes { outer, len, inner, from, to } => {
             out.extend([format!("{outer}x{len}x{inner}"), format!("from={}", bytes(from))]);
             out.push(to.map_or("to=f32".to_owned(), |to| format!("to={}", bytes(&to))));
