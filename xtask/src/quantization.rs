@@ -113,15 +113,11 @@ const SCHEMES: [(&str, &str); 5] =
 pub fn run() -> Result<(), String> {
     let file = crate::root().join("docs/quantization.md");
     let mut page = fs::read_to_string(&file).map_err(|why| format!("docs/quantization.md: {why}"))?;
-    let distributions = output(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args([
-        "run",
-        "-q",
-        "--release",
-        "-p",
-        "quernel-quant",
-        "--example",
-        "distributions",
-    ]))?;
+    // With the features of the workspace, so that no dependency is built for this alone.
+    let mut build = crate::command("cargo");
+    build.args(["build", "-q", "--release", "--workspace", "--example", "distributions"]);
+    crate::succeed(build, "cargo build --example distributions")?;
+    let distributions = output(&mut Command::new(crate::root().join("target/release/examples/distributions")))?;
     page = section(&page, "distributions", &distributions)?;
     match std::env::var_os("QUERNEL_MODELS") {
         Some(models) => page = section(&page, "schemes", &schemes(&PathBuf::from(models))?)?,
