@@ -2,6 +2,9 @@
 //!
 //! * Tensors that a move connects (reshape, transpose, concat, slice, pad, gather, max pool) share one scale, so the move
 //!   stays a move.
+//! * So do the values of an unrolled recurrence that are one value at different steps: its weights then are the same at all
+//!   steps, and objects hold them once. What elementwise operators add up over the steps, the cell of an LSTM and the state
+//!   of a GRU, stays float; the layers read it rounded.
 //! * Which values are rounded is decided from the back: an operator becomes an integer one when something integer reads
 //!   its result, or when it can hand out floats itself (layers, means). The last layer so yields floats directly.
 //! * A clamp that follows an element-wise operator lends it its own range: saturation is the clamp.
@@ -13,6 +16,7 @@
 
 use crate::{
     Cx, Pass, Sweep,
+    recurrence::Recurrences,
     rounded::{rounded_constant as constant_behind, rounded_tensor},
 };
 use quernel_ir::{
@@ -146,7 +150,7 @@ impl InsertQuantize {
         storages
     }
 
-    fn classes(&self, g: &Graph, cx: &Cx) -> Classes {
+    fn classes(&self, g: &Graph, cx: &Cx, steps: &Recurrences) -> Classes {
         let storage = self.storages(g, cx);
         let mut c = Classes { parent: (0..g.values.len()).collect(), range: vec![None; g.values.len()], storage };
         let Some(ranges) = &self.ranges else { return c };
@@ -194,6 +198,7 @@ impl InsertQuantize {
                 }
             }
         }
+        steps.same.iter().for_each(|&(a, b)| c.join(a, b));
         for &n in &g.order {
             let node = &g.nodes[n];
             if let Op::Pad { value, .. } = node.op {
@@ -209,10 +214,14 @@ impl InsertQuantize {
     }
 
     /// Values that are rounded, and operators that will compute in integers.
-    fn wanted(&self, g: &Graph, c: &mut Classes, cx: &mut Cx) -> (Vec<bool>, Vec<bool>) {
+    fn wanted(&self, g: &Graph, c: &mut Classes, cx: &mut Cx, steps: &Recurrences) -> (Vec<bool>, Vec<bool>) {
         let mut wanted = vec![false; g.values.len()];
         let mut integers = vec![false; g.nodes.len()];
-        let state = states(g);
+        let mut state = states(g);
+        state.iter_mut().zip(&steps.state).for_each(|(state, adds)| *state |= adds);
+        for &(n, count) in &steps.sums {
+            cx.remark("insert-quantize", g, n, format!("adds up over {count} steps and stays float: 8 bits would add up their errors"));
+        }
         for &(_, v) in g.outputs.iter().filter(|_| self.integer_io) {
             wanted[v.index()] = g.producer(v).is_some() && g.ty(v).elem.is_f32() && c.known(v) && rounded_tensor(g, v).is_none();
         }
@@ -323,8 +332,9 @@ impl Pass for InsertQuantize {
         if self.ranges.is_none() {
             return Ok(());
         }
-        let mut classes = self.classes(g, cx);
-        let (wanted, integers) = self.wanted(g, &mut classes, cx);
+        let steps = Recurrences::of(g);
+        let mut classes = self.classes(g, cx, &steps);
+        let (wanted, integers) = self.wanted(g, &mut classes, cx, &steps);
         let inputs = g.inputs.clone();
         let mut failed = None;
         // What stands for a value where integers read it. A value that exists as floats stays that for float readers.

@@ -32,6 +32,7 @@ mod normalization;
 mod push_requantize;
 mod quantize_weights;
 mod recognize_activations;
+mod recurrence;
 mod rounded;
 mod sweep;
 mod thresholds;
