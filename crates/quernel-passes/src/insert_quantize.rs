@@ -128,7 +128,7 @@ impl Classes {
 
 impl InsertQuantize {
     /// The storage of every value.
-    fn storages(&self, g: &Graph, cx: &Cx) -> Vec<Storage> {
+    fn storages(&self, g: &Graph, cx: &Cx, steps: &Recurrences) -> Vec<Storage> {
         // Words are signed, as kernels read them.
         let of = |bits: u8| Storage::new(bits, bits > 8).unwrap_or(Storage::U8);
         let storage = of(self.bits);
@@ -142,6 +142,10 @@ impl InsertQuantize {
                 }
             }
         }
+        // What is rounded at every step is rounded finer.
+        for v in steps.operands.iter().filter(|_| self.bits == 8) {
+            storages[v.index()] = of(16);
+        }
         for (n, bits) in &cx.activation_bits {
             if let Some(x) = g.nodes[*n].args.first() {
                 storages[x.index()] = of(*bits);
@@ -151,7 +155,7 @@ impl InsertQuantize {
     }
 
     fn classes(&self, g: &Graph, cx: &Cx, steps: &Recurrences) -> Classes {
-        let storage = self.storages(g, cx);
+        let storage = self.storages(g, cx, steps);
         let mut c = Classes { parent: (0..g.values.len()).collect(), range: vec![None; g.values.len()], storage };
         let Some(ranges) = &self.ranges else { return c };
         let observed = |v: Value| -> Option<(f64, f64)> {

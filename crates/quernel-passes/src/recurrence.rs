@@ -14,13 +14,15 @@ pub(crate) struct Recurrences {
     pub same: Vec<(Value, Value)>,
     /// By value: whether elementwise operators compute it from what it was a step before, or from such a value.
     pub state: Vec<bool>,
+    /// What recurrent layers of more than two steps read: the state they pass on.
+    pub operands: Vec<Value>,
     /// Of every value that adds up, the first node that computes it and the number of its steps.
     pub sums: Vec<(Node, usize)>,
 }
 
 impl Recurrences {
     pub fn of(g: &Graph) -> Self {
-        let mut found = Self { same: Vec::new(), state: vec![false; g.values.len()], sums: Vec::new() };
+        let mut found = Self { same: Vec::new(), state: vec![false; g.values.len()], operands: Vec::new(), sums: Vec::new() };
         let mut shared: BTreeMap<Value, Vec<Node>> = BTreeMap::new();
         for &n in &g.order {
             let node = &g.nodes[n];
@@ -32,6 +34,7 @@ impl Recurrences {
         if layers.is_empty() {
             return found;
         }
+        found.operands = layers.iter().filter(|l| l.len() > 2).flatten().map(|&n| g.nodes[n].args[0]).collect();
         let mut s = Steps { g, parent: (0..g.values.len()).collect(), joined: Vec::new() };
         for pair in layers.iter().flat_map(|l| l.windows(2)) {
             let (a, b) = (&g.nodes[pair[0]], &g.nodes[pair[1]]);
