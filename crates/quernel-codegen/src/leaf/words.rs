@@ -136,7 +136,7 @@ impl Words {
             done = 16;
         }
         for bytes in [8, 4, 2] {
-            if 2 * lanes % 16 & bytes == 0 {
+            if (2 * lanes % 16) & bytes == 0 {
                 continue;
             }
             match bytes {
