@@ -37,7 +37,7 @@ fn panels(depth: usize) -> WeightLayout {
 /// An object with its header.
 fn made(triple: &str, cpu: &str, level: Option<Level>, program: &Program) -> (Vec<u8>, String) {
     let target = Target::parse(Some(triple), Some(cpu)).unwrap();
-    let options = Options { name: "net".into(), level, model_hash: Some(7) };
+    let options = Options { name: "net".into(), level, model_hash: Some(7), ..Options::default() };
     let made = object(program, &target, &options).unwrap_or_else(|e| panic!("{target}: {e}"));
     let header = header(program, &target, &options, &made);
     (made.bytes, header)
