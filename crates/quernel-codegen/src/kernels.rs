@@ -15,6 +15,7 @@ mod folds;
 mod index;
 mod layer_norm;
 mod matmul;
+mod matmul_bytes;
 mod moves;
 mod order;
 mod panels;
@@ -24,10 +25,12 @@ mod reduce;
 mod softmax;
 mod strided;
 
+pub use matmul_bytes::Calls;
+
 use crate::emit::{Emitter, Machine, Stored};
 use quernel_ir::{
     diag::{Code, Diagnostic},
-    program::{Base, Program, Slot, Step, What},
+    program::{Base, PANEL, Program, Slot, Step, What},
 };
 
 /// The code of a step. Together with the step's [`What`] it determines the machine function.
@@ -99,6 +102,15 @@ pub fn plan(program: &Program, step: &Step, machine: &Machine, derived: &mut Vec
         }
         What::ConvCodes { conv, signed, .. } => conv_codes::plan(program, step, conv, *signed, machine, derived, &mut plan),
         What::ConvFloat { conv, .. } => plan.kernel = conv_float::choose(conv, step, machine),
+        What::MatMulBytes { product, signed, .. } => {
+            let flip = conv::flips(machine, *signed);
+            plan.kernel = Kernel::Panels { flip };
+            if let (true, Argument::Slot(biases)) = (flip, &mut plan.arguments[conv::BIAS]) {
+                // Those of the other form.
+                let first = 4 * product.n.next_multiple_of(PANEL);
+                (biases.offset, biases.bytes) = (biases.offset + first, biases.bytes - first);
+            }
+        }
         _ => {}
     }
     plan
@@ -121,6 +133,7 @@ pub fn arity(what: &What) -> (usize, usize) {
         | What::Reduce { .. }
         | What::Cumulative { .. }
         | What::PackBits { .. }
+        | What::PackPanels { .. }
         | What::Move { .. } => 1,
         What::Lookup { .. }
         | What::BinaryBytes { .. }
@@ -132,7 +145,7 @@ pub fn arity(what: &What) -> (usize, usize) {
         | What::SoftmaxBytes { .. }
         | What::Expand { .. } => 2,
         What::Select { .. } | What::Scatter { .. } | What::LayerNorm { .. } => 3,
-        What::ConvBits { .. } => 4,
+        What::ConvBits { .. } | What::MatMulBytes { .. } => 4,
         What::ConvCodes { .. } => 5,
         What::ExpandFloat { bits, .. } => 2 + usize::from(*bits < 8),
         What::Conv { conv, .. } | What::ConvWords { conv, .. } => 4 + if conv.residual.is_some() { 2 } else { 0 },
@@ -180,6 +193,15 @@ pub fn emit(e: &mut Emitter, kernel: Kernel, what: &What) -> Result<(), Diagnost
         }
         What::Pool { .. } | What::PoolFloat { .. } => pool::emit(e, what),
         What::MatMulFloat { .. } => matmul::emit(e, what),
+        What::PackPanels { over, center, rest, left, signed } => {
+            matmul_bytes::emit_pack(e, &matmul_bytes::Pack { over, center: *center, rest, left: *left, signed: *signed });
+            Ok(())
+        }
+        What::MatMulBytes { product, signed, end, .. } => {
+            let layer = conv::Layer { conv: &product.layer(), zero: 0, signed: *signed, words: false, residual_signed: false, end: *end };
+            conv_panels::emit(e, &layer, kernel == Kernel::Panels { flip: true });
+            Ok(())
+        }
         What::ReduceFloat { .. } => reduce::emit(e, what),
         What::SoftmaxFloat { .. } | What::SoftmaxBytes { .. } => softmax::emit(e, what),
         What::LayerNorm { .. } => layer_norm::emit(e, what),

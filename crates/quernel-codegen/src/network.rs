@@ -7,7 +7,7 @@ use crate::{
     Options,
     emit::{Emitter, Machine},
     guard, info, kernels,
-    kernels::{Argument, Kernel, Plan},
+    kernels::{Argument, Calls, Kernel, Plan},
     leaf::{self, Leaf},
     select,
     target::{Level, Target},
@@ -16,7 +16,7 @@ use cranelift_codegen::{
     Context,
     binemit::Reloc,
     ir::{
-        AbiParam, Endianness, FuncRef, Function, GlobalValue, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind,
+        AbiParam, BlockArg, Endianness, FuncRef, Function, GlobalValue, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind,
         UserFuncName, Value,
         condcodes::IntCC,
         types::{I32, I64},
@@ -106,6 +106,10 @@ fn check(p: &Program) -> Result<(), Diagnostic> {
             if size.is_none_or(|size| !inside(size)) {
                 return bad("a slot lies outside its base");
             }
+        }
+        // Panels are packed for kernels that read behind the ends of rows.
+        if matches!(step.what, What::MatMulBytes { .. }) && matches!(step.reads[0].base, Base::Input(_) | Base::Output(_)) {
+            return bad("reads rows from a caller's buffer");
         }
     }
     Ok(())
@@ -503,7 +507,16 @@ impl<M: Module> Compiler<'_, M> {
                 };
                 let args: Vec<Value> =
                     addresses.plans[call.index].arguments.iter().map(|a| address(&mut b, addresses, a, &params, rodata)).collect();
-                b.ins().call(callee, &args);
+                match &addresses.p.steps[call.index].what {
+                    What::MatMulBytes { product, end, .. } => {
+                        let calls = Calls::of(product, *end);
+                        let args: Vec<Value> = args.iter().zip(&calls.starts).map(|(a, by)| displaced(&mut b, *a, *by)).collect();
+                        repeated(&mut b, &calls.axes, &args, callee);
+                    }
+                    _ => {
+                        b.ins().call(callee, &args);
+                    }
+                }
             }
             let ok = b.ins().iconst(I32, 0);
             b.ins().return_(&[ok]);
@@ -722,5 +735,37 @@ fn address(b: &mut FunctionBuilder, a: &Addresses, argument: &Argument, params: 
 }
 
 fn displace(b: &mut FunctionBuilder, base: Value, bytes: usize) -> Value {
-    if bytes == 0 { base } else { b.ins().iadd_imm_s(base, bytes as i64) }
+    displaced(b, base, bytes as i64)
+}
+
+fn displaced(b: &mut FunctionBuilder, base: Value, bytes: i64) -> Value {
+    if bytes == 0 { base } else { b.ins().iadd_imm_s(base, bytes) }
+}
+
+/// Calls a function over a space of arguments.
+fn repeated(b: &mut FunctionBuilder, axes: &[(usize, Vec<i64>)], args: &[Value], callee: FuncRef) {
+    let Some(((count, steps), axes)) = axes.split_first() else {
+        b.ins().call(callee, args);
+        return;
+    };
+    if *count == 1 {
+        return repeated(b, axes, args, callee);
+    }
+    let (head, exit) = (b.create_block(), b.create_block());
+    let left = b.ins().iconst(I64, *count as i64);
+    let entering: Vec<BlockArg> = [left].iter().chain(args).map(|v| (*v).into()).collect();
+    for _ in &entering {
+        b.append_block_param(head, I64);
+    }
+    b.ins().jump(head, &entering);
+    b.switch_to_block(head);
+    let now = b.block_params(head).to_vec();
+    repeated(b, axes, &now[1..], callee);
+    let left = b.ins().iadd_imm_s(now[0], -1);
+    let mut again: Vec<BlockArg> = vec![left.into()];
+    again.extend(now[1..].iter().zip(steps).map(|(v, by)| BlockArg::from(displaced(b, *v, *by))));
+    b.ins().brif(left, head, &again, exit, &[]);
+    b.seal_block(head);
+    b.seal_block(exit);
+    b.switch_to_block(exit);
 }

@@ -61,6 +61,8 @@ fn random_programs_of_every_step() {
         "binary",
         "binary_f32",
         "matmul_f32",
+        "pack_panels",
+        "matmul",
         "reduce_f32",
         "softmax_f32",
         "softmax",

@@ -47,7 +47,7 @@ pub fn work(g: &Graph) -> f64 {
         let result = count(data.result());
         let taps = match &data.op {
             Op::Conv { .. } | Op::Dense { .. } => count(data.args[1]) / g.ty(data.args[1]).dims.first().map_or(1.0, |d| (*d).max(1) as f64),
-            Op::MatMul => g.ty(data.args[0]).dims.last().map_or(1.0, |d| *d as f64),
+            Op::MatMul { .. } => g.ty(data.args[0]).dims.last().map_or(1.0, |d| *d as f64),
             Op::Pool { window, .. } => window.dims.iter().map(|d| d.kernel as f64).product(),
             _ => 1.0,
         };

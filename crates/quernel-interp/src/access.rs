@@ -264,6 +264,37 @@ pub(crate) fn accesses(what: &What) -> Result<Accesses, String> {
             let b = View::new(4, &[*batch, *k, *n], &[*b_batch, *n, 1])?;
             (vec![open(a), open(b)], open(View::dense(4, product(&[*batch, *m, *n])?)), vec![])
         }
+        What::PackPanels { over, center, rest, left, signed } => {
+            let [sets @ .., k, n] = &over.dims[..] else { return Err("panels of less than a matrix".into()) };
+            within("zero point", *left, *signed, 1)?;
+            within("center", *center, false, 1)?;
+            let sets = product(sets)?;
+            let bytes = panels(*k, *n, 1 + rest.len())?;
+            let each = bytes.checked_add(n.next_multiple_of(PANEL).checked_mul(8).ok_or("extents overflow")?).ok_or("extents overflow")?;
+            (vec![open(View::strided(1, over, 0)?)], packed(1, product(&[sets, each])?), vec![])
+        }
+        What::MatMulBytes { product: p, end, .. } => {
+            let all: Vec<usize> = p.over.dims.iter().copied().chain([p.m, p.k, p.n, p.segments]).collect();
+            product(&all)?;
+            if p.over.operands.len() != 3 || p.over.operands[1].start != 0 || p.over.operands[1].steps.iter().any(|s| *s < 0) {
+                return Err("products want strides of both operands and the result, those of panels from 0 upwards".into());
+            }
+            let matrix = |operand: usize, width: usize, row: usize, columns: usize| {
+                let mut v = View::strided(width, &p.over, operand)?;
+                v.dims.extend([p.m, columns]);
+                v.steps.extend([isize::try_from(row).map_err(|_| "a stride overflows")?, 1]);
+                Ok::<View, String>(v)
+            };
+            let set = View::strided(1, &p.over, 1)?.hull().ok_or("extents overflow")?.1;
+            let (bytes, n16) = (panels(p.k, p.n, p.segments)?, p.n.next_multiple_of(PANEL));
+            let reads = vec![
+                open(matrix(0, 1, p.rows[0], p.k)?),
+                packed(1, product(&[set, bytes])?),
+                packed(4, product(&[set, 2, n16])?),
+                packed(4, n16),
+            ];
+            (reads, open(matrix(2, sum_end(end, 1)?, p.rows[1], p.n)?), vec![])
+        }
         What::ReduceFloat { outer, len, inner, .. } => {
             (vec![open(View::dense(4, product(&[*outer, *len, *inner])?))], open(View::dense(4, product(&[*outer, *inner])?)), vec![])
         }
@@ -364,6 +395,14 @@ fn sum_end(end: &End, width: usize) -> Result<usize, String> {
         }
         End::Float { lo, hi } => bounds(*lo, *hi).map(|()| 4),
     }
+}
+
+/// Bytes of the panels of a matrix.
+fn panels(k: usize, n: usize, segments: usize) -> Result<usize, String> {
+    // An upper bound: `panel_set` multiplies without checks.
+    let most = [n.checked_add(PANEL), k.checked_add(4), Some(segments)];
+    let bound = most.into_iter().try_fold(1usize, |a, x| a.checked_mul(x?));
+    bound.map(|_| quernel_ir::program::panel_set(k, n, segments)).ok_or_else(|| "panels overflow".to_owned())
 }
 
 fn element_width(width: usize) -> Result<(), String> {

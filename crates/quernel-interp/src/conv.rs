@@ -177,7 +177,7 @@ pub(crate) fn integer<T: Copy + Default + Into<i32>>(
     });
 }
 
-fn dot<T: Copy + Into<i32>>(a: &[T], b: &[T]) -> i32 {
+pub(crate) fn dot<T: Copy + Into<i32>>(a: &[T], b: &[T]) -> i32 {
     a.iter().zip(b).fold(0i32, |acc, (x, y)| acc.wrapping_add((*x).into().wrapping_mul((*y).into())))
 }
 

@@ -105,7 +105,7 @@ pub fn eval_node(op: &Op, args: &[&Tensor], result: &TensorTy) -> Result<Tensor,
             Layer::new(args, *act, *residual, *multiplier, result).conv(window, *groups)
         }
         Op::Dense { act, residual, multiplier } => Layer::new(args, *act, *residual, *multiplier, result).dense(),
-        Op::MatMul => matmul::matmul(args[0], args[1], result),
+        Op::MatMul { multiplier } => matmul::matmul(args[0], args[1], *multiplier, result),
         Op::BatchNorm { epsilon } => layers::batch_norm(args, *epsilon, result),
         Op::Unary(f) => elementwise::unary(*f, args[0], result),
         Op::Binary(f) => elementwise::binary(*f, args[0], args[1], result),

@@ -10,7 +10,7 @@ use crate::{
 };
 use quernel_ir::{
     Code, Diagnostic, PoolKind, WindowDim, codes, exact, float, plain,
-    program::{Base, ByteQuant, Conv, End, Image, PANEL, Program, Slot, Step, Strided, What},
+    program::{Base, ByteProduct, ByteQuant, Conv, End, Image, PANEL, Program, Slot, Step, Strided, What},
 };
 
 /// What arena and outputs hold before a step writes them: a read of unwritten memory shows.
@@ -211,6 +211,10 @@ fn execute(what: &What, reads: &[&[u8]], out: &mut [u8]) {
                 put(&mut out[i * m * n * 4..], y.iter().copied());
             }
         }
+        What::PackPanels { over, center, rest, left, signed } => {
+            matmul::pack(over, *center, rest, [*left, left + if *signed { 128 } else { -128 }], reads[0], out)
+        }
+        What::MatMulBytes { product, signed, end, .. } => byte_products(product, *signed, *end, reads, out),
         What::ReduceFloat { kind, outer, len, inner } => {
             let mut x = data::f32s(&reads[0][..outer * len * inner * 4]);
             let mut y = Vec::with_capacity(outer * inner);
@@ -364,13 +368,35 @@ fn integer_conv(c: &Conv, (zero, signed): (i32, bool), residual_signed: bool, en
                 *a = a.wrapping_add(data::byte(residual_signed, *r).wrapping_mul(i32::from(*f)));
             }
         }
-        match end {
-            End::Requantize { zero, lo, hi, .. } => {
-                for ((y, a), m) in out[y..].iter_mut().zip(acc).zip(&scale) {
-                    *y = exact::requantize(*a, *m, zero, lo, hi) as u8;
-                }
+        finish(end, acc.iter().copied(), &scale, y, out);
+    });
+}
+
+/// Ends the sums of a pixel or row and stores them from element `at` on.
+fn finish(end: End, sums: impl Iterator<Item = i32>, scale: &[f32], at: usize, out: &mut [u8]) {
+    match end {
+        End::Requantize { zero, lo, hi, .. } => {
+            for ((y, a), m) in out[at..].iter_mut().zip(sums).zip(scale) {
+                *y = exact::requantize(a, *m, zero, lo, hi) as u8;
             }
-            End::Float { lo, hi } => put(&mut out[y * 4..], acc.iter().zip(&scale).map(|(a, s)| exact::scale_to_float(*a, *s, lo, hi))),
+        }
+        End::Float { lo, hi } => put(&mut out[at * 4..], sums.zip(scale).map(|(a, s)| exact::scale_to_float(a, *s, lo, hi))),
+    }
+}
+
+fn byte_products(p: &ByteProduct, signed: bool, end: End, reads: &[&[u8]], out: &mut [u8]) {
+    let c = p.layer();
+    let (set, n16) = (p.set_bytes(), p.n.next_multiple_of(PANEL));
+    let (bias, scale) = (data::i32s(reads[2]), data::f32s(reads[3]));
+    let weights: Vec<Vec<i16>> = reads[1].chunks(set).map(|w| unpack(&c, |at| i16::from(w[at] as i8))).collect();
+    triples(&p.over, |a, b, y| {
+        for i in 0..p.m {
+            let row: Vec<i16> = reads[0][a + i * p.rows[0]..][..p.k].iter().map(|x| data::byte(signed, *x) as i16).collect();
+            let sums = (0..p.n).map(|j| {
+                let parts = weights[b][j * p.segments * p.k..][..p.segments * p.k].chunks(p.k);
+                parts.fold(bias[2 * b * n16 + j], |acc, part| acc.wrapping_add(conv::dot(&row, part)))
+            });
+            finish(end, sums, &scale, y + i * p.rows[1], out);
         }
     });
 }
@@ -417,14 +443,7 @@ fn bit_conv(c: &Conv, end: End, reads: &[&[u8]], out: &mut [u8]) {
             taps.fold(bias[o], i32::wrapping_sub)
         });
         let y = place(&c.output, pixel);
-        match end {
-            End::Requantize { zero, lo, hi, .. } => {
-                for ((y, a), m) in out[y..].iter_mut().zip(sums).zip(&scale) {
-                    *y = exact::requantize(a, *m, zero, lo, hi) as u8;
-                }
-            }
-            End::Float { lo, hi } => put(&mut out[y * 4..], sums.zip(&scale).map(|(a, s)| exact::scale_to_float(a, *s, lo, hi))),
-        }
+        finish(end, sums, &scale, y, out);
     }
 }
 

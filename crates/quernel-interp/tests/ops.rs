@@ -65,14 +65,25 @@ fn residuals_join_the_sum_before_rounding() {
 fn matrix_products_broadcast_batches() {
     let a = Tensor::f32([2, 1, 2], &[1.0, 2.0, 3.0, 4.0]);
     let b = Tensor::f32([2, 2], &[1.0, 10.0, 100.0, 1000.0]);
-    assert_eq!(floats(Op::MatMul, &[&a, &b], &[2, 1, 2]), [201.0, 2010.0, 403.0, 4030.0]);
+    assert_eq!(floats(Op::MatMul { multiplier: Multiplier::F64 }, &[&a, &b], &[2, 1, 2]), [201.0, 2010.0, 403.0, 4030.0]);
     let v = Tensor::f32([2], &[1.0, -1.0]);
-    assert_eq!(floats(Op::MatMul, &[&b, &v], &[2]), [-9.0, -900.0]);
-    assert_eq!(floats(Op::MatMul, &[&v, &b], &[2]), [-99.0, -990.0]);
-    assert_eq!(floats(Op::MatMul, &[&v, &v], &[]), [2.0]);
+    assert_eq!(floats(Op::MatMul { multiplier: Multiplier::F64 }, &[&b, &v], &[2]), [-9.0, -900.0]);
+    assert_eq!(floats(Op::MatMul { multiplier: Multiplier::F64 }, &[&v, &b], &[2]), [-99.0, -990.0]);
+    assert_eq!(floats(Op::MatMul { multiplier: Multiplier::F64 }, &[&v, &v], &[]), [2.0]);
     let c = Tensor::f32([3, 1, 1, 1], &[1.0, 2.0, 3.0]);
     let d = Tensor::f32([2, 1, 1], &[5.0, 7.0]);
-    assert_eq!(floats(Op::MatMul, &[&c, &d], &[3, 2, 1, 1]), [5.0, 7.0, 10.0, 14.0, 15.0, 21.0]);
+    assert_eq!(floats(Op::MatMul { multiplier: Multiplier::F64 }, &[&c, &d], &[3, 2, 1, 1]), [5.0, 7.0, 10.0, 14.0, 15.0, 21.0]);
+}
+
+#[test]
+fn products_of_computed_bytes_take_both_zero_points() {
+    // (3 - 1, 0 - 1) by columns (5 - 4, 9 - 4), (4 - 4, 3 - 4): 2 - 5 and 0 + 1, in units of 0.5 * 0.25.
+    let a = u8s(&[1, 2], 0.5, 1, &[3, 0]);
+    let b = u8s(&[2, 2], 0.25, 4, &[5, 4, 9, 3]);
+    let product = |multiplier| Op::MatMul { multiplier };
+    assert_eq!(floats(product(Multiplier::F64), &[&a, &b], &[1, 2]), [-0.375, 0.125]);
+    // In units of 0.25 about 10: -1.5 and 0.5, both to even.
+    assert_eq!(ints(product(Multiplier::F32), &[&a, &b], u8_ty(&[1, 2], 0.25, 10)), [8, 10]);
 }
 
 #[test]

@@ -5,9 +5,10 @@ mod common;
 use common::{Rng, per_tensor, u8_ty};
 use quernel_interp::{eval_node, run_program, run_program_with, verify_program};
 use quernel_ir::{
-    Binary, Comparison, Elem, Op, PoolKind, Program, Quant, ReduceKind, Scalar, Tensor, TensorTy, Unary, Window, WindowDim, exact,
+    Binary, Comparison, Elem, Multiplier, Op, PoolKind, Program, Quant, ReduceKind, Scalar, Tensor, TensorTy, Unary, Window, WindowDim,
+    exact,
     graph::Origin,
-    program::{ALIGN, Base, ByteQuant, Conv, End, Image, Port, READ_SLACK, Slot, Step, Strided, Strides, WeightLayout, What},
+    program::{ALIGN, Base, ByteProduct, ByteQuant, Conv, End, Image, Port, READ_SLACK, Slot, Step, Strided, Strides, WeightLayout, What},
 };
 
 fn byte_quant(q: &Quant) -> ByteQuant {
@@ -165,7 +166,7 @@ fn steps_along_an_axis() {
     }
     let (a, b) = (rng.floats(&[2, 3, 5]), rng.floats(&[5, 4]));
     let what = What::MatMulFloat { batch: 2, m: 3, k: 5, n: 4, a_batch: 15, b_batch: 0 };
-    agree(Op::MatMul, what, &[&a, &b], vec![], TensorTy::f32([2, 3, 4]));
+    agree(Op::MatMul { multiplier: Multiplier::F64 }, what, &[&a, &b], vec![], TensorTy::f32([2, 3, 4]));
 }
 
 #[test]
@@ -390,7 +391,7 @@ fn other_step(rng: &mut Rng, numbers: &[usize]) -> What {
     let window = [WindowDim { kernel: f, stride: 1, dilation: a, before: b, after: c }; 2];
     let over = Strided { dims: vec![a, b], operands: vec![Strides { start: c, steps: vec![d as isize, e as isize] }; 3] };
     let four = Strided { operands: vec![over.operands[0].clone(); 4], ..over.clone() };
-    match rng.below(17) {
+    match rng.below(19) {
         0 => What::Quantize { count: a, to: quant, width: b },
         1 => What::Dequantize { count: a, from: quant, width: c },
         2 => What::Pool { kind: PoolKind::Max, input: image, output: Image::dense(1, 1, 3, 2), window, from: quant, to: quant },
@@ -404,6 +405,12 @@ fn other_step(rng: &mut Rng, numbers: &[usize]) -> What {
         10 => What::SoftmaxBytes { outer: a, len: b, inner: c, from: quant, to: None },
         11 => What::Move { width: 1 << (a % 5), over },
         12 => What::Select { width: 1 << (a % 5), over: four },
+        17 => What::PackPanels { over, center: a as i32 & 0xff, rest: vec![1; b % 3], left: 0, signed: false },
+        18 => {
+            let end = End::Float { lo: 0.0, hi: 1.0 };
+            let product = ByteProduct { m: a, k: b, n: c, segments: d, rows: [e, f], over };
+            What::MatMulBytes { product, signed: false, end, largest: 1 }
+        }
         13 => What::Cast { from: Scalar::U8, to: Scalar::F16, count: a },
         14 => What::BinaryPlain { op: Binary::Div, scalar: Scalar::I32, over },
         15 => What::Compare { op: Comparison::Less, scalar: Scalar::I8, over },

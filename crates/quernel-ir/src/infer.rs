@@ -47,7 +47,7 @@ pub fn dims(op: &Op, args: &[&TensorTy]) -> Result<Vec<usize>, String> {
             bias_and_residual(args, 2, w[0], &out, *residual)?;
             Ok(out)
         }
-        Op::MatMul => {
+        Op::MatMul { .. } => {
             arity(2, 2)?;
             let (a, b) = (&args[0].dims, &args[1].dims);
             let misfit = || format!("matrix product of {} and {}", show(a), show(b));

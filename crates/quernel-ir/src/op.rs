@@ -448,8 +448,12 @@ pub enum Op {
         /// How the requantization multiplier is formed.
         multiplier: Multiplier,
     },
-    /// Batched matrix product with ONNX broadcasting, both operands computed at run time.
-    MatMul,
+    /// Batched matrix product with ONNX broadcasting, both operands computed at run time. Quantized operands of up to 8 bits
+    /// with one scale each: the exact sum of `(a - za) (b - zb)`, then as `Conv` without activation.
+    MatMul {
+        /// How the requantization multiplier is formed.
+        multiplier: Multiplier,
+    },
     /// `x [N, C, ..], scale, bias, mean, var [C]`: `(x - mean) / sqrt(var + epsilon) * scale + bias`.
     BatchNorm {
         /// Added to the variance.
@@ -591,7 +595,7 @@ impl Op {
         match self {
             Self::Conv { .. } => "conv",
             Self::Dense { .. } => "dense",
-            Self::MatMul => "matmul",
+            Self::MatMul { .. } => "matmul",
             Self::BatchNorm { .. } => "batch_norm",
             Self::Unary(u) => u.name(),
             Self::Binary(b) => b.name(),

@@ -288,6 +288,54 @@ impl Conv {
     }
 }
 
+/// Products `[m][k] x [k][n]` of bytes whose right operands are packed at run time ([`What::PackPanels`]): each is a 1x1
+/// layer whose pixels are the rows of a, over weights in `Panels` of depth 4 with one segment per part of them, all of which
+/// multiply the same row.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ByteProduct {
+    /// Rows.
+    pub m: usize,
+    /// Depth.
+    pub k: usize,
+    /// Columns.
+    pub n: usize,
+    /// Parts of which weights are the sum.
+    pub segments: usize,
+    /// Elements between rows of a and of the result.
+    pub rows: [usize; 2],
+    /// The products, and the strides of a, of sets of panels (counted in sets), and of the result.
+    pub over: Strided,
+}
+
+impl ByteProduct {
+    /// One product as a layer. Rows of the window lie over each other.
+    pub fn layer(&self) -> Conv {
+        let row = |row: usize, h: usize, c: usize| Image { n: 1, h, w: self.m, c, start: 0, batch: 0, row: 0, pixel: row };
+        Conv {
+            input: row(self.rows[0], self.segments, self.k),
+            output: row(self.rows[1], 1, self.n),
+            window: [WindowDim::new(self.segments), WindowDim::new(1)],
+            groups: 1,
+            layout: WeightLayout::Panels { contiguous: false, depth: 4 },
+            residual: None,
+        }
+    }
+    /// Bytes of the panels of a product.
+    pub fn set_bytes(&self) -> usize {
+        panel_set(self.k, self.n, self.segments)
+    }
+    /// Different right operands.
+    pub fn sets(&self) -> usize {
+        let last = |(d, s): (&usize, &isize)| (d - 1) * s.unsigned_abs();
+        1 + self.over.dims.iter().zip(&self.over.operands[1].steps).map(last).sum::<usize>()
+    }
+}
+
+/// Bytes of the panels of a `[k][n]` matrix in so many segments.
+pub fn panel_set(k: usize, n: usize, segments: usize) -> usize {
+    n.div_ceil(PANEL) * segments * k.div_ceil(4) * 4 * PANEL
+}
+
 /// What a step computes. `reads` and `writes` are the step's slots, in the order given here.
 #[derive(Clone, PartialEq, Debug)]
 pub enum What {
@@ -523,6 +571,37 @@ pub enum What {
         /// Elements between the batches of b.
         b_batch: usize,
     },
+    /// reads b bytes; writes for each matrix `[k][n]` of it the panels of [`ByteProduct`], then for each its biases
+    /// `i32[2][N16]`. `over` has the axes of the matrices, then `k` and `n`, and one operand.
+    ///
+    /// What multiplies is `b - zero` of b. `b - center` fits 8 signed bits; `rest` adds up to what is left, `center - zero`, and is
+    /// the same for all elements. Segment 0 of a panel is `b - center`, segment `i + 1` is `rest[i]`; taps behind `k` and lanes
+    /// behind `n` are 0. A bias is `-left` times the sum of a column's weights; the second one is that for a left operand with its
+    /// top bit inverted, whose zero point is 128 more or less.
+    PackPanels {
+        /// Iteration space and the strides of b.
+        over: Strided,
+        /// What is taken from a byte.
+        center: i32,
+        /// What else is added to it, in parts of 8 signed bits.
+        rest: Vec<i8>,
+        /// Zero point of the left operand as stored.
+        left: i32,
+        /// Whether the left operand is two's complement.
+        signed: bool,
+    },
+    /// reads a bytes, panels i8, biases `i32[sets][2][N16]`, scale `f32[N16]`; writes bytes or f32: for every product
+    /// `acc = bias + sum (a as stored) * w` in wrapping i32, then `end` with the column's scale.
+    MatMulBytes {
+        /// Geometry.
+        product: ByteProduct,
+        /// Whether a is two's complement.
+        signed: bool,
+        /// How sums end.
+        end: End,
+        /// Proven bound of the magnitude of every sum.
+        largest: u32,
+    },
     /// reads f32 `[outer][len][inner]`; writes f32 `[outer][inner]`: mean and sum by [`crate::float::sum16`] along
     /// `len`.
     ReduceFloat {
@@ -724,6 +803,7 @@ impl What {
             {
                 0
             }
+            Self::MatMulBytes { product, .. } if read == 0 && product.k.is_multiple_of(4) => 0,
             _ => READ_SLACK,
         }
     }
@@ -753,6 +833,8 @@ impl What {
             Self::Select { .. } => "select",
             Self::Cast { .. } => "cast",
             Self::MatMulFloat { .. } => "matmul_f32",
+            Self::PackPanels { .. } => "pack_panels",
+            Self::MatMulBytes { .. } => "matmul",
             Self::ReduceFloat { .. } => "reduce_f32",
             Self::SoftmaxFloat { .. } => "softmax_f32",
             Self::SoftmaxBytes { .. } => "softmax",
@@ -775,6 +857,7 @@ impl What {
             }
             Self::ConvBits { conv, .. } => 8 * conv.macs(),
             Self::MatMulFloat { batch, m, k, n, .. } => (batch * m * k) as u64 * *n as u64,
+            Self::MatMulBytes { product: p, .. } => (p.over.dims.iter().product::<usize>() * p.m * p.k) as u64 * p.n as u64,
             _ => 0,
         }
     }

@@ -167,7 +167,11 @@ pub fn elements(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Result<(), St
                     && (per_tensor(result) || result.elem.is_f32()),
             )
         }
-        Op::MatMul | Op::BatchNorm { .. } => check(all_f32()),
+        Op::MatMul { .. } => {
+            let bytes = |t: &TensorTy| per_tensor(t) && t.elem.bytes() == 1;
+            check(all_f32() || args.iter().all(|a| bytes(a)) && (bytes(result) || result.elem.is_f32()))
+        }
+        Op::BatchNorm { .. } => check(all_f32()),
         Op::Reduce { kind, .. } if matches!(args[0].elem, Elem::Scalar(s) if s != Scalar::F32) => {
             let fits = match args[0].elem.scalar() {
                 Some(Scalar::F16 | Scalar::BF16) => false,

@@ -101,6 +101,10 @@ families! {
     CAST = "cast", "between plain types", "", 0;
     /// Product of two computed matrices.
     MATMUL_F32 = "matmul_f32", "batched f32 product in order of k, no contraction", "", 16;
+    /// Panels of a computed right operand.
+    PACK_PANELS = "pack_panels", "bytes over strides to panels of signed weights, and the biases that their sums make", "", 0;
+    /// Integer product of two computed matrices.
+    MATMUL_U8S8 = "matmul_u8s8", "8-bit products over panels packed at run time, wrapping i32 sums, one rounding", "[set][panel][segment][k/4][16][4] i8", 64;
     /// Reduction of floats.
     REDUCE_F32 = "reduce_f32", "f32 reduction along one axis; sums by 16 lanes", "", 0;
     /// Softmax of floats.
@@ -169,6 +173,8 @@ pub fn choose(what: &What) -> &'static Family {
         What::Select { .. } => &SELECT,
         What::Cast { .. } => &CAST,
         What::MatMulFloat { .. } => &MATMUL_F32,
+        What::PackPanels { .. } => &PACK_PANELS,
+        What::MatMulBytes { .. } => &MATMUL_U8S8,
         What::ReduceFloat { .. } => &REDUCE_F32,
         What::SoftmaxFloat { .. } => &SOFTMAX_F32,
         What::SoftmaxBytes { .. } => &SOFTMAX_U8,

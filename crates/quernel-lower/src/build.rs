@@ -185,7 +185,7 @@ impl<'a> Build<'a> {
         match &data.op {
             Op::Conv { .. } => self.conv(data),
             Op::Dense { .. } => self.dense(data),
-            Op::MatMul => self.matmul(x, data.args[1], y),
+            Op::MatMul { multiplier } => self.matmul(x, data.args[1], y, *multiplier),
             Op::BatchNorm { epsilon } => self.batch_norm(*epsilon, &data.args, y),
             Op::Unary(f) => self.unary(*f, x, y),
             Op::Binary(f) => self.binary(*f, x, data.args[1], y),

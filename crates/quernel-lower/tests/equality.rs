@@ -82,6 +82,8 @@ fn random_graphs_of_every_operator() {
         "binary",
         "binary_f32",
         "matmul_f32",
+        "pack_panels",
+        "matmul",
         "reduce_f32",
         "softmax_f32",
         "softmax",

@@ -106,7 +106,7 @@ impl NodeCx<'_> {
         self.push(Op::Dense { act: Act::None, residual: false, multiplier: Multiplier::F64 }, &[x, w])
     }
     pub fn matmul(&mut self, a: Value, b: Value) -> Made {
-        self.push(Op::MatMul, &[a, b])
+        self.push(Op::MatMul { multiplier: Multiplier::F64 }, &[a, b])
     }
     pub fn transpose(&mut self, x: Value, perm: &[usize]) -> Made {
         if perm.iter().enumerate().all(|(i, p)| i == *p) { Ok(x) } else { self.push(Op::Transpose { perm: perm.to_vec() }, &[x]) }

@@ -59,7 +59,7 @@ pub fn evaluate(op: &Op, args: &[&TensorTy], result: &TensorTy) -> Option<Tensor
     let element = match op {
         Op::Reduce { kind, .. } => nothing(*kind, scalar),
         // A sum of no products.
-        Op::MatMul => Number::Int(0),
+        Op::MatMul { .. } => Number::Int(0),
         Op::Pad { value, .. } => Number::Real((*value).into()),
         _ => return None,
     };
@@ -83,6 +83,7 @@ fn nothing(kind: ReduceKind, scalar: Scalar) -> Number {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quernel_ir::Multiplier;
 
     #[test]
     fn nothing_is_what_changes_nothing() {
@@ -97,6 +98,7 @@ mod tests {
         assert_eq!(of(ReduceKind::Min, Scalar::I8), [127.0; 2]);
         let joined = evaluate(&Op::Concat { axis: 0 }, &[&TensorTy::f32([0, 2]); 2], &TensorTy::f32([0, 2]));
         assert_eq!(joined.map(|t| t.ty.count()), Some(0));
-        assert!(evaluate(&Op::MatMul, &[&TensorTy::f32([2, 3]); 2], &TensorTy::f32([2, 2])).is_none());
+        let product = Op::MatMul { multiplier: Multiplier::F64 };
+        assert!(evaluate(&product, &[&TensorTy::f32([2, 3]); 2], &TensorTy::f32([2, 2])).is_none());
     }
 }

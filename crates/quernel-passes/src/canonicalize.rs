@@ -5,7 +5,7 @@
 //! * clamp of clamp becomes one clamp
 //! * a product with a constant matrix on the right is a dense layer
 //! * constants stand on the right of a sum or product; subtracting one is adding its negative
-//! * a layer on dequantized integers forms its multipliers as models that arrive quantized do
+//! * a layer or product on dequantized integers forms its multipliers as models that arrive quantized do
 //! * a constant per channel, added right after a layer, joins the layer's bias
 
 use crate::{Cx, Pass, Sweep, rounded, sweep::along_axis};
@@ -35,7 +35,7 @@ impl Pass for Canonicalize {
                     clamps(s, n);
                     Ok(())
                 }
-                Op::MatMul => product(s, n),
+                Op::MatMul { .. } => product(s, n),
                 Op::Conv { .. } | Op::Dense { .. } => {
                     layer(s, n);
                     Ok(())
@@ -145,7 +145,8 @@ fn product(s: &mut Sweep<'_>, n: Node) -> Result<(), Diagnostic> {
         return Ok(());
     }
     let Some(matrix) = s.g.tensor(b).filter(|t| t.ty.rank() == 2 && t.ty.elem.is_f32()) else {
-        s.keep(n);
+        let both = rounded::from_rounded(s.g, a) && rounded::from_rounded(s.g, b);
+        s.rewrite(n, if both { Op::MatMul { multiplier: Multiplier::F32 } } else { node.op }, vec![a, b]);
         return Ok(());
     };
     let transpose = Op::Transpose { perm: vec![1, 0] };

@@ -1,9 +1,9 @@
 //! `push-requantize`: turns float operators between roundings into integer operators.
 //!
 //! `quantize(op(dequantize(a), ..))` becomes `op(a, ..)` on integers with one rounding; a layer whose result is not
-//! rounded hands out floats; a move of dequantized integers becomes a move of the integers. Biases become 32-bit integers
-//! in units of the accumulator. A layer whose sum might overflow stays float, with a remark. Rounded constants that
-//! nothing integer took become plain ones.
+//! rounded hands out floats, and so does a product of two computed matrices; a move of dequantized integers becomes a move
+//! of the integers. Biases become 32-bit integers in units of the accumulator. A layer or product whose sum might overflow
+//! stays float, with a remark. Rounded constants that nothing integer took become plain ones.
 //!
 //! Words, integers of more than 8 bits, are operands and results of layers, and moved; everything else computes in floats
 //! between their roundings, which is what such a model says.
@@ -15,7 +15,7 @@ use crate::{
     rounded::{rounded, rounded_tensor},
     wide,
 };
-use quernel_ir::{Binary, Def, Diagnostic, Graph, Id, Node, Op, PoolKind, TensorTy, Unary, Value, exact};
+use quernel_ir::{Binary, Def, Diagnostic, Graph, Id, Multiplier, Node, Op, PoolKind, Quant, TensorTy, Unary, Value, exact};
 
 pub struct PushRequantize;
 
@@ -224,6 +224,9 @@ fn integers(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> R
             Some(l) => Integer::Floats(l.args),
         });
     }
+    if let Op::MatMul { multiplier } = node.op {
+        return Ok(product(s, n, multiplier, result, cx));
+    }
     let mut values = node.args.iter().filter_map(|&a| rounded_tensor(s.g, a)).chain(result);
     let wide = values.any(|v| wide::is_wide(&s.g.ty(v).elem));
     if wide && (form != Form::Move || matches!(node.op, Op::Pool { .. })) {
@@ -272,6 +275,28 @@ fn integers(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &mut Cx) -> R
         _ if one && moves_exactly(s.g, &node.op, args[0]) => Ok(Integer::Moved),
         _ => Ok(Integer::No),
     }
+}
+
+/// The operands of a product of two computed matrices in integers, if its sums are proven to fit.
+fn product(s: &Sweep<'_>, n: Node, order: Multiplier, result: Option<Value>, cx: &mut Cx) -> Integer {
+    let bytes = |v: Value| {
+        let q = rounded_tensor(s.g, v)?;
+        let ty = s.g.ty(q).elem.quant().filter(|t| t.storage().bits() <= 8)?;
+        Some((q, ty, ty.tensor_params()?))
+    };
+    let args = &s.g.nodes[n].args;
+    let (Some((a, ta, (sa, za))), Some((b, tb, (sb, zb)))) = (bytes(args[0]), bytes(args[1])) else { return Integer::No };
+    let reach = |t: &Quant, zero: i32| i64::from(t.storage().range().0 - zero).abs().max(i64::from(t.storage().range().1 - zero).abs());
+    let depth = s.g.ty(a).dims.last().map_or(0, |k| *k as i64);
+    if depth.saturating_mul(reach(ta, za) * reach(tb, zb)) > i64::from(i32::MAX) {
+        cx.remark("push-requantize", s.g, n, "stays float: its sums are not proven to fit 32 bits");
+        return Integer::No;
+    }
+    let fits = |q: Value| {
+        let to = s.g.ty(q).elem.quant().filter(|t| t.storage().bits() <= 8)?;
+        Some(exact::multiplier(order, sa, sb, to.tensor_params()?.0) < exact::MAX_MULTIPLIER)
+    };
+    if result.is_some_and(|q| fits(q) == Some(true)) { Integer::Rounded(vec![a, b]) } else { Integer::Floats(vec![a, b]) }
 }
 
 /// Whether a move of integers means the same as the move of the numbers: the type has to hold what padding adds.

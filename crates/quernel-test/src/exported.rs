@@ -1,7 +1,7 @@
 //! Random float graphs with what exporters write and folding takes away, and options to quantize them.
 
 use crate::{Net, ranges};
-use quernel_ir::{Binary, Elem, Graph, Op, ReduceKind, Tensor, Unary, Value};
+use quernel_ir::{Binary, Elem, Graph, Multiplier, Op, ReduceKind, Tensor, Unary, Value};
 use quernel_passes::{Activations, QuantizeOptions};
 use quernel_quant::{Bits, Method, TableScheme, Width};
 
@@ -45,7 +45,7 @@ fn exported(net: &mut Net, pool: &[Value]) -> Option<Value> {
             } else {
                 w
             };
-            net.op(Op::MatMul, &[x, w], Elem::F32)
+            net.op(Op::MatMul { multiplier: Multiplier::F64 }, &[x, w], Elem::F32)
         }
         6 => net.op(Op::Unary(Unary::Relu), &[x], Elem::F32),
         7 => {

@@ -389,18 +389,32 @@ impl Net {
                     Some(self.op(Op::Dequantize, &[x], Elem::F32))
                 }
             }
-            22 | 23 if xq.is_none() => Some(self.quantize(x, 0.03)),
-            23 if rank > 1 => {
-                let x = if xq.is_some() { self.op(Op::Dequantize, &[x], Elem::F32) } else { x };
-                let (k, n) = (dims[rank - 1], 1 + self.rng.below(6));
+            22 if xq.is_none() => Some(self.quantize(x, 0.03)),
+            23 if rank > 1 && xq.as_ref().is_none_or(|q| q.storage().bits() <= 8) => {
+                let float = xq.is_none() || self.rng.chance(6);
+                let x = if xq.is_some() && float { self.op(Op::Dequantize, &[x], Elem::F32) } else { x };
+                let (m, k, n) = (dims[rank - 2], dims[rank - 1], 1 + self.rng.below(20));
                 let lead = if self.rng.chance(2) { vec![] } else { dims[..rank - 2].to_vec() };
-                let count: usize = lead.iter().product::<usize>() * k * n;
                 let ones: Vec<usize> = lead.iter().copied().chain([k, n]).collect();
-                if count > limit {
+                let count = ones.iter().product::<usize>();
+                if count.max(m * dims[..rank - 1].iter().product::<usize>()) > limit {
                     return None;
                 }
-                let y = self.floats(&ones);
-                Some(self.op(Op::MatMul, &[x, y], Elem::F32))
+                let y = if self.rng.chance(3) {
+                    // By its own transpose.
+                    let perm = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
+                    self.shape_op(Op::Transpose { perm }, x)
+                } else if !float {
+                    let elem = self.activation(0.02);
+                    let (lo, hi) = elem.quant().map_or((0, 0), |q| q.storage().range());
+                    let codes: Vec<i64> = (0..count).map(|_| self.rng.range(lo.into(), hi.into())).collect();
+                    self.g.constant("m", Tensor::from_ints(TensorTy::new(ones, elem), codes))
+                } else {
+                    self.floats(&ones)
+                };
+                let multiplier = self.rng.pick(&[Multiplier::F64, Multiplier::F32]);
+                let elem = if !float && self.rng.chance(2) { self.activation(0.1) } else { Elem::F32 };
+                Some(self.op(Op::MatMul { multiplier }, &[x, y], elem))
             }
             24 if rank > 0 => {
                 let axis = self.rng.below(rank);

@@ -10,7 +10,8 @@ use super::{
     cost::{self, Shape, Tile},
     epilogue::{Epilogue, Pointers},
     narrow::{Dot, Narrow, PANELS_OF_ONE_PIXEL},
-    paired, proof,
+    paired,
+    proof::{self, Bounds},
 };
 use iced_x86::code_asm::*;
 use quernel_ir::{
@@ -123,11 +124,21 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
     with_width(program, step, None).map(|(leaf, ..)| leaf)
 }
 
+/// Bounds of the sums of a layer from its constants.
+pub fn bounds(program: &Program, step: &Step) -> Option<Bounds> {
+    let What::Conv { conv, residual_signed, .. } = &step.what else { return None };
+    proof::bounds(program, step, conv, *residual_signed)
+}
+
 /// The same with so many panels side by side, the model's choice when absent; also what decided.
 pub fn with_width(program: &Program, step: &Step, width: Option<usize>) -> Option<(Leaf, Shape, usize)> {
+    within(step, bounds(program, step)?, width)
+}
+
+/// The same for sums within `bounds`, whatever the weights.
+pub fn within(step: &Step, bounds: Bounds, width: Option<usize>) -> Option<(Leaf, Shape, usize)> {
     let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
     let nest = nest(conv, 4, [1, 1, if matches!(end, quernel_ir::program::End::Float { .. }) { 4 } else { 1 }])?;
-    let bounds = proof::bounds(program, step, conv, *residual_signed)?;
     let epilogue = Epilogue::new(*end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
     let shape = Shape {
         rows: nest.images * nest.rows,
@@ -147,10 +158,9 @@ pub fn with_width(program: &Program, step: &Step, width: Option<usize>) -> Optio
 }
 
 /// The same in 256-bit vectors.
-pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
+pub fn narrow(step: &Step, bounds: Bounds, dot: Dot) -> Option<Leaf> {
     let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
     let nest = nest(conv, 4, [1, 1, if matches!(end, quernel_ir::program::End::Float { .. }) { 4 } else { 1 }])?;
-    let bounds = proof::bounds(program, step, conv, *residual_signed)?;
     let body = Narrow::new(dot, *end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
     let single = nest.images * nest.rows * nest.pixels == 1;
     let width = if single { PANELS_OF_ONE_PIXEL.min(nest.panels) } else { 1 };

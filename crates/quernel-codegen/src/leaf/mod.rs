@@ -29,6 +29,7 @@ mod words;
 
 use depthwise_tiles::Form;
 use iced_x86::{Decoder, DecoderOptions, FastFormatter, Mnemonic};
+use proof::Bounds;
 use quernel_ir::{
     Program,
     program::{Base, Slot, Step, WeightLayout, What},
@@ -81,6 +82,7 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
         }
         What::Conv { .. } => conv::leaf(program, step),
         What::ConvBits { .. } => bits::leaf(program, step, vbmi),
+        What::MatMulBytes { .. } => product(program, step, |layer, bounds| conv::within(layer, bounds, None).map(|(leaf, ..)| leaf)),
         What::ConvCodes { .. } if vbmi => codes::wide(program, step),
         What::ConvCodes { .. } => codes::narrow(program, step, narrow::Dot::Bytes { vex: false }),
         _ => None,
@@ -101,6 +103,10 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
     if depthwise(step) {
         let form = |dot| depthwise_tiles::leaf(program, step, Form::Narrow(dot));
         return form(narrow::Dot::Sums).or_else(|| form(narrow::Dot::Pairs));
+    }
+    if let What::MatMulBytes { .. } = step.what {
+        // Nothing is known of weights that are computed.
+        return narrow_leaf(program, step, narrow::Dot::Pairs);
     }
     if !matches!(step.what, What::Conv { .. }) {
         // Finding weights walks over all steps.
@@ -161,7 +167,21 @@ fn depthwise(step: &Step) -> bool {
 }
 
 fn narrow_leaf(program: &Program, step: &Step, dot: narrow::Dot) -> Option<Leaf> {
-    (slack(step) && matches!(step.what, What::Conv { .. })).then(|| conv::narrow(program, step, dot)).flatten()
+    match step.what {
+        What::Conv { .. } if slack(step) => conv::narrow(step, conv::bounds(program, step)?, dot),
+        What::MatMulBytes { .. } if slack(step) => product(program, step, |layer, bounds| conv::narrow(layer, bounds, dot)),
+        _ => None,
+    }
+}
+
+/// The leaf of one of the products of a step, as that of a layer whose sums are within bounds.
+fn product(program: &Program, step: &Step, leaf: impl Fn(&Step, Bounds) -> Option<Leaf>) -> Option<Leaf> {
+    let What::MatMulBytes { product, signed, end, largest } = &step.what else { return None };
+    let what = What::Conv { conv: product.layer(), zero: 0, signed: *signed, residual_signed: false, end: *end };
+    let scales = constant(program, step.reads.get(3)?)?.as_chunks::<4>().0.iter().map(|s| f64::from(f32::from_le_bytes(*s)));
+    let largest = i64::from(*largest);
+    let bounds = Bounds { lo: -largest, hi: largest, scaled: largest as f64 * scales.fold(0.0, f64::max) };
+    leaf(&Step { what, ..step.clone() }, bounds)
 }
 
 /// Leaves may read behind the ends of their operands, which callers' buffers do not allow.

@@ -15,7 +15,7 @@ fn prototypes() -> impl Iterator<Item = Op> {
     let other = [
         Op::Conv { window: window(), groups: 0, act: Act::None, residual: false, multiplier: Multiplier::F64 },
         Op::Dense { act: Act::None, residual: false, multiplier: Multiplier::F64 },
-        Op::MatMul,
+        Op::MatMul { multiplier: Multiplier::F64 },
         Op::BatchNorm { epsilon: 0.0 },
         Op::Pool { kind: PoolKind::Max, window: window() },
         Op::Pool { kind: PoolKind::Average { include_pad: false }, window: window() },
@@ -75,6 +75,7 @@ fn fields<V: Visit>(op: &mut Op, cx: &Context<'_>, v: &mut V) -> Read<()> {
             v.field("residual", residual, Some(false))?;
             v.field("multiplier", multiplier, Some(Multiplier::F64))
         }
+        Op::MatMul { multiplier } => v.field("multiplier", multiplier, Some(Multiplier::F64)),
         Op::BatchNorm { epsilon } => v.field("epsilon", epsilon, Some(1e-5)),
         Op::Unary(unary) => match unary {
             Unary::LeakyRelu { alpha } => v.field("alpha", alpha, None),
@@ -174,15 +175,7 @@ fn fields<V: Visit>(op: &mut Op, cx: &Context<'_>, v: &mut V) -> Read<()> {
             v.field("exclusive", exclusive, Some(false))?;
             v.field("reverse", reverse, Some(false))
         }
-        Op::MatMul
-        | Op::Binary(_)
-        | Op::Compare(_)
-        | Op::Select
-        | Op::Quantize
-        | Op::Dequantize
-        | Op::Requantize
-        | Op::Cast
-        | Op::Bitcast => Ok(()),
+        Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Quantize | Op::Dequantize | Op::Requantize | Op::Cast | Op::Bitcast => Ok(()),
     }
 }
 

@@ -152,6 +152,15 @@ fn describe(out: &mut Vec<String>, what: &What) {
         What::MatMulFloat { batch, m, k, n, a_batch, b_batch } => {
             out.extend([format!("{batch}x{m}x{k}x{n}"), format!("a_batch={a_batch}"), format!("b_batch={b_batch}")]);
         }
+        What::PackPanels { over, center, rest, left, signed } => {
+            strided(out, over);
+            out.extend([format!("center={center}"), format!("rest={rest:?}"), format!("left={left}:{}", sign(*signed))]);
+        }
+        What::MatMulBytes { product: p, signed, end, largest } => {
+            out.extend([format!("{}x{}x{}", p.m, p.k, p.n), format!("segments={}", p.segments), format!("rows={:?}", p.rows)]);
+            strided(out, &p.over);
+            out.extend([format!("a={}", sign(*signed)), sum_end(end, 1), format!("largest={largest}")]);
+        }
         What::ReduceFloat { kind, outer, len, inner } => out.extend([kind.name().to_owned(), format!("{outer}x{len}x{inner}")]),
         What::SoftmaxFloat { outer, len, inner, log } => {
             out.push(format!("{outer}x{len}x{inner}"));

@@ -131,9 +131,10 @@ fn op() -> impl Strategy<Value = Op> {
         (window(), prop_oneof![Just(1), number()], act(), any::<bool>(), multiplier())
             .prop_map(|(window, groups, act, residual, multiplier)| Op::Conv { window, groups, act, residual, multiplier }),
         (act(), any::<bool>(), multiplier()).prop_map(|(act, residual, multiplier)| Op::Dense { act, residual, multiplier }),
+        multiplier().prop_map(|multiplier| Op::MatMul { multiplier }),
         (pool_kind, window()).prop_map(|(kind, window)| Op::Pool { kind, window }),
         prop_oneof![Just(1e-5), float()].prop_map(|epsilon| Op::BatchNorm { epsilon }),
-        prop::sample::select(&[Op::MatMul, Op::Quantize, Op::Dequantize, Op::Requantize, Op::Cast, Op::Bitcast, Op::Select][..]),
+        prop::sample::select(&[Op::Quantize, Op::Dequantize, Op::Requantize, Op::Cast, Op::Bitcast, Op::Select][..]),
     ];
     let moves = prop_oneof![
         numbers().prop_map(|dims| Op::Reshape { dims }),

@@ -32,7 +32,7 @@ impl Writer<'_> {
         let x = &g.ty(data.args[0]).dims;
         let plain = |w: &mut Self, op: &str, attributes: Vec<AttributeProto>| w.emit(op, inputs.clone(), base, attributes);
         Ok(match &data.op {
-            Op::MatMul => plain(self, "MatMul", Vec::new()),
+            Op::MatMul { .. } => plain(self, "MatMul", Vec::new()),
             Op::BatchNorm { epsilon } => plain(self, "BatchNormalization", vec![float_attribute("epsilon", *epsilon)]),
             Op::Unary(f) => return self.unary(*f, inputs[0].clone(), base),
             Op::Binary(f) => {

@@ -66,7 +66,7 @@ pub fn conv(cx: &mut NodeCx<'_>) -> Built {
 pub fn matmul(cx: &mut NodeCx<'_>) -> Built {
     cx.arity(2, 2)?;
     let (a, b) = (cx.arg(0)?, cx.arg(1)?);
-    Ok(vec![cx.push(Op::MatMul, &[a, b])?])
+    Ok(vec![cx.push(Op::MatMul { multiplier: Multiplier::F64 }, &[a, b])?])
 }
 
 /// `alpha A' B' + beta C`. Factors go to the constant operands, where they cost nothing.

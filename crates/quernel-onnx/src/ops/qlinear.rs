@@ -95,6 +95,11 @@ fn centered(cx: &mut NodeCx<'_>, i: usize, z: usize, axis: i64) -> Result<(Value
     let x = cx.arg(i)?;
     let zero = cx.optional(z);
     if cx.g.ty(x).elem.quant().is_none() && cx.g.tensor(x).is_none() {
+        if is_constant(cx, z) && zero.is_none_or(|v| cx.g.ty(v).count() == 1) && storage(cx, x).is_some_and(|s| s.bits() < 32) {
+            let own = zero.and_then(|v| storage(cx, v));
+            let zero = if zero.is_some() { cx.const_ints(z)?.unwrap_or_default() } else { vec![0] };
+            return Ok((reals(cx, x, Params { scale: vec![1.0], zero, dims: vec![], storage: own }, 0, None)?, None));
+        }
         let mut y = raw(cx, x)?;
         if let Some(zero) = zero {
             let mut zero = raw(cx, zero)?;
