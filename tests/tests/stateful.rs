@@ -81,3 +81,19 @@ fn voice_activity_frame_by_frame() {
         assert!(same >= least, "{same:.2} %");
     }
 }
+
+/// Every copy of a layer in the body of a `Scan` is integer, and its weights are in the object once.
+#[test]
+fn a_recurrent_layer_in_a_body() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/operators/scan_layer.onnx");
+    let model = Model::read(&path, &ModelOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+    let compiler = Compiler { calibration: Calibration::samples(path.with_extension("npz")), ..Compiler::default() };
+    let compiled = compiler.compile(&model, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+    let program = compiled.program().unwrap_or_else(|e| panic!("{e}"));
+    let layers: Vec<_> = program.steps.iter().filter(|s| s.what.macs() > 0).collect();
+    let integer = |name: &str| ["conv", "conv_words"].contains(&name);
+    assert!(layers.iter().all(|s| integer(s.what.name())), "{:?}", layers.iter().map(|s| s.what.name()).collect::<Vec<_>>());
+    // Five steps read the state: the first one is zero. The product with the inputs is a layer of every step, too.
+    let weights: std::collections::BTreeSet<_> = layers.iter().map(|s| format!("{:?}", s.reads[1])).collect();
+    assert_eq!((layers.len(), weights.len()), (6 + 5 + 1, 3), "{weights:?}");
+}

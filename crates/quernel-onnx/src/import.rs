@@ -35,7 +35,7 @@ pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, Vec<Diagnosti
         scope: Scope::default(),
         functions: &model.functions,
         visited: 0,
-        names: BTreeSet::new(),
+        names: BTreeMap::new(),
         found: Vec::new(),
         remarks: Vec::new(),
         stored: Stored::default(),
@@ -128,7 +128,7 @@ struct Importer<'a> {
     /// Nodes seen so far, those of unrolled bodies once per round.
     visited: usize,
     /// Names of values inside bodies.
-    names: BTreeSet<String>,
+    names: BTreeMap<String, usize>,
     found: Vec<Diagnostic>,
     remarks: Vec<Remark>,
     stored: Stored,
@@ -457,9 +457,12 @@ impl<'a> Importer<'a> {
                         self.scope.poisoned.insert(name.clone());
                         continue;
                     };
-                    // A body that is unrolled gives its names to the first round only.
-                    if self.graph.values[v].name.is_empty() && (self.scope.depth == 0 || self.names.insert(name.clone())) {
-                        self.graph.values[v].name.clone_from(name);
+                    if self.graph.values[v].name.is_empty() {
+                        // A body gives its names every time it is copied: the first copy as they are.
+                        let copies = self.names.entry(name.clone()).or_insert(0);
+                        *copies += usize::from(self.scope.depth > 0);
+                        let again = self.scope.depth > 0 && *copies > 1;
+                        self.graph.values[v].name = if again { format!("{name}@{copies}") } else { name.clone() };
                     }
                     if self.scope.depth > 0 {
                         self.scope.env.insert(name.clone(), v);

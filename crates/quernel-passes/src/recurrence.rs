@@ -5,7 +5,7 @@
 //! computed from, while the operators are equal, and to what is computed from them. Layers that merely share weights,
 //! such as heads over images of several sizes, are none of this.
 
-use quernel_ir::{Graph, Id, Node, Op, Value};
+use quernel_ir::{Graph, Id, Node, Op, Tensor, Value};
 use std::collections::BTreeMap;
 
 /// What is known of the recurrences of a graph.
@@ -23,19 +23,15 @@ pub(crate) struct Recurrences {
 impl Recurrences {
     pub fn of(g: &Graph) -> Self {
         let mut found = Self { same: Vec::new(), state: vec![false; g.values.len()], operands: Vec::new(), sums: Vec::new() };
-        let mut shared: BTreeMap<Value, Vec<Node>> = BTreeMap::new();
-        for &n in &g.order {
-            let node = &g.nodes[n];
-            if node.op.epilogue().is_some() && g.tensor(node.args[1]).is_some() {
-                shared.entry(node.args[1]).or_default().push(n);
-            }
-        }
-        let layers = chained(g, shared.into_values(), |_| true);
+        let layers = chained(g, sharing(g).into_iter(), |_| true);
         if layers.is_empty() {
             return found;
         }
         found.operands = layers.iter().filter(|l| l.len() > 2).flatten().map(|&n| g.nodes[n].args[0]).collect();
         let mut s = Steps { g, parent: (0..g.values.len()).collect(), joined: Vec::new() };
+        for (layers, first) in layers.iter().zip(layers.iter().map(|l| g.nodes[l[0]].args[1])) {
+            layers.iter().for_each(|&n| s.parent[g.nodes[n].args[1].index()] = first.index());
+        }
         for pair in layers.iter().flat_map(|l| l.windows(2)) {
             let (a, b) = (&g.nodes[pair[0]], &g.nodes[pair[1]]);
             s.spread(a.args[0], b.args[0]);
@@ -60,6 +56,25 @@ impl Recurrences {
         found.same = s.joined;
         found
     }
+}
+
+/// Layers by their constant weights, wherever these are stored: each copy of a body may hold its own.
+fn sharing(g: &Graph) -> Vec<Vec<Node>> {
+    let mut alike: BTreeMap<(&[usize], &[u8]), Vec<(Node, &Tensor)>> = BTreeMap::new();
+    for &n in g.order.iter().filter(|&&n| g.nodes[n].op.epilogue().is_some()) {
+        if let Some(w) = g.tensor(g.nodes[n].args[1]) {
+            let start = &w.bytes()[..w.bytes().len().min(64)];
+            alike.entry((&w.ty.dims, start)).or_default().push((n, w));
+        }
+    }
+    let mut found = Vec::new();
+    // Most layers are alone by now, and nobody reads all of their weights.
+    for layers in alike.into_values().filter(|layers| layers.len() > 1) {
+        let mut same: BTreeMap<u64, Vec<Node>> = BTreeMap::new();
+        layers.into_iter().for_each(|(n, w)| same.entry(w.hash()).or_default().push(n));
+        found.extend(same.into_values());
+    }
+    found
 }
 
 /// Those sets of nodes, in the order of the graph, of which one depends on another by way of nodes that `pass`.
@@ -119,9 +134,10 @@ impl Steps<'_> {
             if !self.join(a, b) {
                 continue;
             }
-            let (Some(p), Some(q)) = (self.g.producer(a), self.g.producer(b)) else { continue };
-            let (p, q) = (&self.g.nodes[p], &self.g.nodes[q]);
-            let weights = p.op.epilogue().is_none() || p.args[1] == q.args[1];
+            let g = self.g;
+            let (Some(p), Some(q)) = (g.producer(a), g.producer(b)) else { continue };
+            let (p, q) = (&g.nodes[p], &g.nodes[q]);
+            let weights = p.op.epilogue().is_none() || self.root(p.args[1]) == self.root(q.args[1]);
             if p.op == q.op && p.args.len() == q.args.len() && weights {
                 pairs.extend(p.data().zip(q.data()));
             }
