@@ -32,13 +32,11 @@ fn integer_product(m: usize, k: usize, n: usize, a: &[i32], b: &[i32], out: &mut
     }
 }
 
+/// Computes one product: `(m, k, n, a, b, out)`.
+type One<T> = fn(usize, usize, usize, &[T], &[T], &mut [T]);
+
 /// All products of two operands with broadcasting, one after another; a vector is a matrix of one row or column.
-fn products<T: Copy + Default>(
-    [ad, bd]: [&[usize]; 2],
-    count: usize,
-    [a, b]: [&[T]; 2],
-    one: fn(usize, usize, usize, &[T], &[T], &mut [T]),
-) -> Result<Vec<T>, Diagnostic> {
+fn products<T: Copy + Default>([ad, bd]: [&[usize]; 2], count: usize, [a, b]: [&[T]; 2], one: One<T>) -> Result<Vec<T>, Diagnostic> {
     let ad = if ad.len() == 1 { vec![1, ad[0]] } else { ad.to_vec() };
     let bd = if bd.len() == 1 { vec![bd[0], 1] } else { bd.to_vec() };
     let ((abatch, am), (bbatch, bm)) = (ad.split_at(ad.len() - 2), bd.split_at(bd.len() - 2));
