@@ -12,7 +12,7 @@ fn generated_pages_are_fresh() {
     let by_op = results["node"]["by_op"].as_object().expect("results per operator");
     let row = |o: &serde_json::Value| {
         let text = |key: &str| o[key].as_str().unwrap_or_default().to_owned();
-        [text("types"), format!("{} / {}", o["passed"], o["total"]), text("compiled_as")]
+        [text("types"), format!("{} / {}", o["passed"], o["total"]), text("compiled_as"), text("quantized_as")]
     };
     let tested = by_op.iter().map(|(op, o)| (op.clone(), row(o))).collect();
     let pages = BTreeMap::from([

@@ -19,7 +19,7 @@ fn supported_ops() -> String {
     let mut tested = quernel_onnx::Tested::new();
     for (op, o) in results["node"]["by_op"].as_object().into_iter().flatten() {
         let text = |key: &str| o[key].as_str().unwrap_or_default().to_owned();
-        tested.insert(op.clone(), [text("types"), format!("{} / {}", o["passed"], o["total"]), text("compiled_as")]);
+        tested.insert(op.clone(), [text("types"), format!("{} / {}", o["passed"], o["total"]), text("compiled_as"), text("quantized_as")]);
     }
     quernel_onnx::supported_ops_markdown(&tested)
 }

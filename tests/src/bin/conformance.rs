@@ -2,11 +2,11 @@
 //! compares with the expected outputs. One line per case on standard output; `cargo xtask conformance` reads them and
 //! starts this program again behind a case that ended it.
 //!
-//! Usage: `conformance FOLDER FIRST COUNT [FILTER]`.
+//! Usage: `conformance FOLDER FIRST COUNT check|report [FILTER]`; for a report, cases on floats are also compiled with 8 bits.
 
 use quernel::{
-    Compiler, Model, ModelOptions, interp,
-    ir::{Elem, Scalar},
+    Calibration, Compiled, Compiler, Failure, Model, ModelOptions, interp,
+    ir::{Elem, Program, Scalar},
     parse_bits,
 };
 use std::{
@@ -37,7 +37,9 @@ struct Port {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, folder, first, count, filter @ ..] = &arguments[..] else { panic!("usage: conformance FOLDER FIRST COUNT [FILTER]") };
+    let [_, folder, first, count, what, filter @ ..] = &arguments[..] else {
+        panic!("usage: conformance FOLDER FIRST COUNT check|report [FILTER]")
+    };
     let folder = PathBuf::from(folder);
     let index = fs::read_to_string(folder.join("index.txt")).expect("the index of the cases");
     let number = |s: &String| s.parse::<usize>().expect("a number");
@@ -56,7 +58,9 @@ fn main() {
             Some(why) => format!("fail\t\tout of scope: {why}"),
             None => judge(&folder, case),
         };
-        line(format!("end\t{i}\t{verdict}"));
+        let report = what == "report" && verdict.starts_with("pass");
+        let quantized = if report { quantized(&folder, case).unwrap_or_default() } else { "" };
+        line(format!("end\t{i}\t{verdict}\t{quantized}"));
     }
 }
 
@@ -111,16 +115,59 @@ fn judge(folder: &Path, case: &Case) -> String {
     format!("fail\t\t{why}")
 }
 
-fn run(folder: &Path, case: &Case, model: &str) -> Result<String, String> {
+fn first(f: Failure) -> String {
+    f.0.first().map_or_else(String::new, |d| format!("{:?}: {}", d.code, d.message))
+}
+
+fn compile(folder: &Path, case: &Case, model: &str, compiler: &Compiler) -> Result<Compiled, String> {
     let place = folder.join(&case.suite).join(&case.name);
     let bytes = fs::read(place.join(format!("{model}.onnx"))).map_err(|e| e.to_string())?;
-    let first = |f: quernel::Failure| f.0.first().map_or_else(String::new, |d| format!("{:?}: {}", d.code, d.message));
     let mut options = ModelOptions::default();
     // Weights of whole classifiers are made by `ConstantOfShape`.
     options.limits.made_bytes = 2 << 30;
     let model = Model::from_bytes(bytes, "case", &options).map_err(first)?;
-    let bits = parse_bits("float").map_err(first)?;
-    let compiled = Compiler { bits, ..Compiler::default() }.compile(&model, &mut |_| ()).map_err(first)?;
+    compiler.compile(&model, &mut |_| ()).map_err(first)
+}
+
+/// What the steps of a program work on.
+fn works_on(program: &Program) -> &'static str {
+    let names = || program.steps.iter().map(|s| s.what.name());
+    let floats = names().any(|n| n.ends_with("_f32") || n.ends_with("_f64"));
+    let moves = ["move", "fill", "gather", "scatter", "expand", "quantize", "dequantize"];
+    if program.inputs.is_empty() || program.steps.is_empty() {
+        "folded"
+    } else if floats && names().any(|n| n.starts_with("conv") && !n.ends_with("_f32")) {
+        "integer layers"
+    } else if floats {
+        "float"
+    } else if names().all(|n| moves.contains(&n)) {
+        "moves"
+    } else if names().all(|n| n == "lookup" || moves.contains(&n)) {
+        "table"
+    } else {
+        "integer"
+    }
+}
+
+/// What a case on floats becomes with 8 bits between integers: the best of its forms. What gets no ranges, because random
+/// operands are outside of its domain, stays float.
+fn quantized(folder: &Path, case: &Case) -> Option<&'static str> {
+    if case.suite != "node" || !case.inputs.iter().any(|p| p.kind == "float32") {
+        return None;
+    }
+    let compiler = Compiler { calibration: Calibration::Random(4), integer_io: true, ..Compiler::default() };
+    let made = case.models.iter().filter(|m| *m != "constant").filter_map(|model| {
+        let compiled = catch_unwind(AssertUnwindSafe(|| compile(folder, case, model, &compiler))).ok()?.ok()?;
+        Some(works_on(compiled.program().ok()?))
+    });
+    let rank = |kind: &&str| ["moves", "table", "integer", "integer layers", "float"].iter().position(|k| k == kind).unwrap_or(9);
+    Some(made.min_by_key(rank).unwrap_or("float"))
+}
+
+fn run(folder: &Path, case: &Case, model: &str) -> Result<String, String> {
+    let place = folder.join(&case.suite).join(&case.name);
+    let compiler = Compiler { bits: parse_bits("float").map_err(first)?, ..Compiler::default() };
+    let compiled = compile(folder, case, model, &compiler)?;
     let program = compiled.program().map_err(first)?;
     let mut inputs = Vec::new();
     for port in &program.inputs {
@@ -165,16 +212,7 @@ fn run(folder: &Path, case: &Case, model: &str) -> Result<String, String> {
             }
         }
     }
-    let has = |f: &dyn Fn(&str) -> bool| program.steps.iter().any(|s| f(s.what.name()));
-    Ok(if program.inputs.is_empty() || program.steps.is_empty() {
-        "folded".into()
-    } else if has(&|n| n.ends_with("_f32") || n.ends_with("_f64")) {
-        "float".into()
-    } else if has(&|n| n == "lookup") {
-        "table".into()
-    } else {
-        "integer".to_owned()
-    })
+    Ok(works_on(program).into())
 }
 
 fn kind(elem: &Elem) -> String {

@@ -394,21 +394,32 @@ pub fn out_of_scope(domain: &str, name: &str) -> Option<&'static str> {
     }
 }
 
-/// What ONNX's own tests say of an operator: element types, cases passed and in all, how it is compiled.
-pub type Tested = BTreeMap<String, [String; 3]>;
+/// What ONNX's own tests say of an operator: element types, cases passed and in all, what the code works on as it is and with 8 bits.
+pub type Tested = BTreeMap<String, [String; 4]>;
 
 /// The page `docs/supported-ops.md`; `cargo xtask docs` writes it.
 pub fn supported_ops_markdown(tested: &Tested) -> String {
     let mut page = format!(
         "<!-- Written by `cargo xtask docs` from crates/quernel-onnx/src/ops/mod.rs; do not edit. -->\n\n# Supported ONNX operators\n\n\
          Operator sets {OLDEST_OPSET} to {NEWEST_OPSET} of the default domain. A model that holds anything else is refused with a list of\n\
-         everything unsupported in it. *Types*, *cases* and *compiled as* are those of\n\
-         ONNX's backend test suite ([conformance.md](conformance.md)): element types of inputs and outputs in cases that pass, cases that pass\n\
-         of those there are, and whether code works on floats, on integers, or everything is evaluated at compile time.\n\n| operator | since | types | cases | compiled as | limits |\n| --- | --- | --- | --- | --- | --- |\n"
+         everything unsupported in it. What the columns say is measured by ONNX's backend test suite ([conformance.md](conformance.md)):\n\n\
+         * *types*: element types of inputs and outputs in cases that pass;\n\
+         * *cases*: those that pass, of those there are;\n\
+         * *as it is*: what the code of the float case works on;\n\
+         * *with 8 bits*: what becomes of a case on floats between integers, calibrated: where a network is quantized and what reads the\n  \
+           result computes in integers. Several words are several forms.\n\n\
+         | word | the operator is |\n| --- | --- |\n\
+         | folded | evaluated at compile time |\n\
+         | moves | bytes that are copied, or nothing but another way to read a value; elements of any type |\n\
+         | table | a table of 256 bytes |\n\
+         | integer | exact integer arithmetic, one rounding |\n\
+         | integer layers | matrices and convolutions in integers, float operators around them |\n\
+         | float | f32 (f64 on doubles), the same bits on every machine |\n\n\
+         | operator | since | types | cases | as it is | with 8 bits | limits |\n| --- | --- | --- | --- | --- | --- | --- |\n"
     );
     for o in SUPPORTED {
-        let [types, cases, how] = tested.get(o.name).cloned().unwrap_or_default();
-        page += &format!("| {} | {} | {types} | {cases} | {how} | {} |\n", o.name, o.since(), o.note);
+        let [types, cases, how, quantized] = tested.get(o.name).cloned().unwrap_or_default();
+        page += &format!("| {} | {} | {types} | {cases} | {how} | {quantized} | {} |\n", o.name, o.since(), o.note);
     }
     let rows = |table: &[Operator]| -> String {
         table.iter().map(|o| format!("| {} | {} |\n", o.name, if o.note.is_empty() { "yes" } else { o.note })).collect()
