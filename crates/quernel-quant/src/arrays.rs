@@ -2,9 +2,9 @@
 
 use crate::stream::Stream;
 use npyz::{
-    AutoSerialize, DType, Deserialize, NpyFile, Order, WriterBuilder,
+    AutoSerialize, DType, Deserialize, NpyFile, NpyHeader, Order, WriterBuilder,
     half::f16,
-    npz::{NpzArchive, NpzWriter},
+    npz::{NpzArchive, NpzWriter, file_name_from_array_name},
 };
 use quernel_ir::{
     Code, Diagnostic, Scalar,
@@ -14,7 +14,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fs::File,
-    io::{BufReader, Read},
+    io::{self, BufReader, Read},
     path::Path,
     sync::Arc,
 };
@@ -66,6 +66,11 @@ impl Array {
 const MAX_ELEMENTS: u64 = 1 << 36;
 /// Elements beyond which an array of several rows stays in its file.
 const MAX_HELD: u64 = 1 << 24;
+/// Bytes of the head of an array, which names its type and its extents.
+const MAX_HEAD: usize = 1 << 16;
+/// Brackets inside one another in a head; those of a type with named fields are four. The parser of heads takes time
+/// exponential in them.
+const MAX_NESTED: i32 = 4;
 
 fn unreadable(file: &str, what: impl std::fmt::Display) -> Diagnostic {
     Diagnostic::new(Code::SamplesUnreadable, what.to_string()).in_file(file)
@@ -82,7 +87,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, Diagnostic> {
     match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).as_deref() {
         Some("npy") => {
             let reader = File::open(path).map(BufReader::new).map_err(|e| unreadable(&file, e))?;
-            let npy = NpyFile::new(reader).map_err(|e| unreadable(&file, format_args!("not a .npy file: {e}")))?;
+            let npy = open(reader).map_err(|e| unreadable(&file, format_args!("not a .npy file: {e}")))?;
             arrays.insert(String::new(), array(npy, path, "").map_err(|e| unreadable(&file, e))?);
         }
         Some("npz") => {
@@ -90,14 +95,42 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, Diagnostic> {
             let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
             for name in names {
                 let place = |d: Diagnostic| d.at(format!("array {name:?}"));
-                let npy = archive.by_name(&name).map_err(|e| place(unreadable(&file, e)))?;
-                let Some(npy) = npy else { continue };
+                let entry = archive.zip_archive().by_name(&file_name_from_array_name(&name)).map_err(|e| place(unreadable(&file, e)))?;
+                let npy = open(entry).map_err(|e| place(unreadable(&file, e)))?;
                 arrays.insert(name.clone(), array(npy, path, &name).map_err(|e| place(unreadable(&file, e)))?);
             }
         }
         _ => return Err(unreadable(&file, "samples are .npz or .npy files").help("numpy.savez(path, input_name=array) writes one")),
     }
     Ok(arrays)
+}
+
+/// Reads the head of an array, once it is known to be short and plain.
+fn open<R: Read>(mut reader: R) -> io::Result<NpyFile<R>> {
+    const MAGIC: &[u8] = b"\x93NUMPY";
+    let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    let mut head = Vec::new();
+    // What is missing is the parser's error.
+    let mut more = |head: &mut Vec<u8>, n: usize| reader.by_ref().take(n as u64).read_to_end(head);
+    more(&mut head, MAGIC.len() + 2)?;
+    if head.starts_with(MAGIC) {
+        let (start, width) = (head.len(), if head.get(MAGIC.len()) == Some(&1) { 2 } else { 4 });
+        more(&mut head, width)?;
+        let length = head[start..].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
+        if length > MAX_HEAD {
+            return invalid(format!("its head has {length} bytes; at most {MAX_HEAD} are read"));
+        }
+        let text = head.len();
+        more(&mut head, length)?;
+        let mut depth = 0;
+        for byte in &head[text..] {
+            depth += i32::from(b"([{".contains(byte)) - i32::from(b")]}".contains(byte));
+            if depth > MAX_NESTED {
+                return invalid("its head nests brackets".into());
+            }
+        }
+    }
+    Ok(NpyFile::with_header(NpyHeader::from_reader(&head[..])?, reader))
 }
 
 fn array<R: Read>(npy: NpyFile<R>, path: &Path, name: &str) -> Result<Array, String> {
@@ -129,11 +162,11 @@ fn array<R: Read>(npy: NpyFile<R>, path: &Path, name: &str) -> Result<Array, Str
 pub fn rows(path: &Path, name: &str, per: usize, take: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<(), String> {
     if name.is_empty() {
         let reader = File::open(path).map(BufReader::new).map_err(|e| e.to_string())?;
-        return chunks(NpyFile::new(reader).map_err(|e| e.to_string())?, per, take);
+        return chunks(open(reader).map_err(|e| e.to_string())?, per, take);
     }
     let mut archive = NpzArchive::open(path).map_err(|e| e.to_string())?;
-    let npy = archive.by_name(name).map_err(|e| e.to_string())?.ok_or_else(|| format!("no array {name:?} any more"))?;
-    chunks(npy, per, take)
+    let entry = archive.zip_archive().by_name(&file_name_from_array_name(name)).map_err(|e| e.to_string())?;
+    chunks(open(entry).map_err(|e| e.to_string())?, per, take)
 }
 
 /// An element type of files that inputs have, too.
@@ -210,7 +243,7 @@ fn chunks<R: Read>(npy: NpyFile<R>, per: usize, take: &mut dyn FnMut(Vec<u8>) ->
 
 /// The last chunk may be shorter.
 fn split<T: Element>(
-    elements: impl Iterator<Item = std::io::Result<T>>,
+    elements: impl Iterator<Item = io::Result<T>>,
     per: usize,
     width: usize,
     take: &mut dyn FnMut(Vec<u8>) -> bool,
@@ -233,7 +266,7 @@ pub type Named = (String, Vec<usize>, Scalar, Vec<u8>);
 
 /// A .npz in memory. The type bf16, which numpy does not have, becomes f32.
 pub fn write(arrays: &[Named]) -> Result<Vec<u8>, Diagnostic> {
-    let mut out = std::io::Cursor::new(Vec::new());
+    let mut out = io::Cursor::new(Vec::new());
     let mut npz = NpzWriter::new(&mut out);
     for (name, dims, scalar, bytes) in arrays {
         let dims: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
@@ -254,14 +287,37 @@ pub fn write(arrays: &[Named]) -> Result<Vec<u8>, Diagnostic> {
 }
 
 fn put<T: Element>(
-    npz: &mut NpzWriter<&mut std::io::Cursor<Vec<u8>>>,
+    npz: &mut NpzWriter<&mut io::Cursor<Vec<u8>>>,
     name: &str,
     dims: &[u64],
     bytes: &[u8],
     width: usize,
 ) -> Result<(), Diagnostic> {
-    let fail = |e: std::io::Error| Diagnostic::bug(format!("writing a .npz in memory: {e}"));
+    let fail = |e: io::Error| Diagnostic::bug(format!("writing a .npz in memory: {e}"));
     let mut array = npz.array(name, Default::default()).map_err(fail)?.default_dtype().shape(dims).begin_nd().map_err(fail)?;
     array.extend(bytes.chunks_exact(width).map(T::get)).map_err(fail)?;
     array.finish().map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(version: u8, length: &[u8], text: &str) -> Result<Vec<u64>, String> {
+        let bytes = [b"\x93NUMPY", &[version, 0][..], length, text.as_bytes()].concat();
+        open(&bytes[..]).map(|npy| npy.shape().to_vec()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn heads_are_short_and_plain() {
+        let plain = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n";
+        assert_eq!(head(1, &(plain.len() as u16).to_le_bytes(), plain), Ok(vec![2, 3]));
+        assert_eq!(head(2, &(plain.len() as u32).to_le_bytes(), plain), Ok(vec![2, 3]));
+        // Their parser would take 2^40 steps.
+        let nested = format!("{{'shape': {}", "[".repeat(40));
+        assert_eq!(head(1, &(nested.len() as u16).to_le_bytes(), &nested), Err("its head nests brackets".into()));
+        assert!(head(2, &[0xff; 4], plain).is_err_and(|e| e.contains("its head has 4294967295 bytes")));
+        assert!(head(1, &[0xff; 2], plain).is_err());
+        assert!(head(9, &[0xff; 4], plain).is_err());
+    }
 }
