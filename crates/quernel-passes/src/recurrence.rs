@@ -58,9 +58,12 @@ impl Recurrences {
     }
 }
 
+/// Layers with their weights, by dimensions and first bytes of these.
+type Alike<'g> = BTreeMap<(&'g [usize], &'g [u8]), Vec<(Node, &'g Tensor)>>;
+
 /// Layers by their constant weights, wherever these are stored: each copy of a body may hold its own.
 fn sharing(g: &Graph) -> Vec<Vec<Node>> {
-    let mut alike: BTreeMap<(&[usize], &[u8]), Vec<(Node, &Tensor)>> = BTreeMap::new();
+    let mut alike = Alike::new();
     for &n in g.order.iter().filter(|&&n| g.nodes[n].op.epilogue().is_some()) {
         if let Some(w) = g.tensor(g.nodes[n].args[1]) {
             let start = &w.bytes()[..w.bytes().len().min(64)];
