@@ -108,7 +108,9 @@ fn check(p: &Program) -> Result<(), Diagnostic> {
             }
         }
         // Panels are packed for kernels that read behind the ends of rows.
-        if matches!(step.what, What::MatMulBytes { .. }) && matches!(step.reads[0].base, Base::Input(_) | Base::Output(_)) {
+        if matches!(step.what, What::MatMulBytes { .. } | What::PackPanels { .. })
+            && matches!(step.reads[0].base, Base::Input(_) | Base::Output(_))
+        {
             return bad("reads rows from a caller's buffer");
         }
     }

@@ -125,7 +125,8 @@ pub(crate) struct Access {
 pub(crate) struct Accesses {
     pub(crate) reads: Vec<Access>,
     pub(crate) writes: Vec<Access>,
-    /// Reads that may be the very elements of the write, because each result depends on its own element alone.
+    /// Reads that may be the very elements of the write, because no result depends on elements behind those
+    /// already overwritten: each on its own, or a row on itself, which is summed before it is written.
     pub(crate) in_place: Vec<usize>,
 }
 

@@ -266,6 +266,9 @@ impl<'a> Build<'a> {
         if y.is_f32() {
             for (o, s) in scale[..channels].iter_mut().enumerate() {
                 *s = exact::accumulator_scale(p.multiplier, x.scale, wq.scale_at(o));
+                if !s.is_finite() {
+                    return Err(self.fault(Code::UnsupportedForm, format!("the scale of the sum of output channel {o} is beyond f32")));
+                }
             }
             let late = p.residual.is_some_and(|r| self.g.ty(r).elem.is_f32());
             let (lo, hi) = if late { (f32::NEG_INFINITY, f32::INFINITY) } else { (lo, hi) };

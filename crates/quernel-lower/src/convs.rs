@@ -159,7 +159,7 @@ impl Build<'_> {
             return Ok(());
         }
         let bits = self.g.ty(p.w).elem.quant().map_or(8, |q| q.storage().bits());
-        if bits < 8 && (groups > 1 || layout == WeightLayout::Plain) {
+        if bits < 8 && (groups > 1 || layout == WeightLayout::Plain || width == 2) {
             self.remark(format!("its weights of {bits} bits lie in the object as bytes: its kernels read no codes"));
         } else if (5..8).contains(&bits) {
             self.remark(format!("its weights of {bits} bits lie in the object as bytes: codes have 4, 2 or 1"));

@@ -131,7 +131,11 @@ impl Build<'_> {
         let ty = &self.g.ty(y).elem;
         if ty.is_f32() {
             let end = End::Float { lo: f32::NEG_INFINITY, hi: f32::INFINITY };
-            return Ok((exact::accumulator_scale(order, a.scale, b.scale), end));
+            let scale = exact::accumulator_scale(order, a.scale, b.scale);
+            if !scale.is_finite() {
+                return Err(self.fault(Code::UnsupportedForm, "the scale of the sums is beyond f32"));
+            }
+            return Ok((scale, end));
         }
         let y = self.byte_quant(ty)?;
         let m = exact::multiplier(order, a.scale, b.scale, y.scale);
@@ -150,7 +154,7 @@ impl Build<'_> {
         let rank = self.g.ty(y).rank();
         match self.users.get(&y).map_or(&[][..], Vec::as_slice) {
             &[user] => match &self.g.nodes[user].op {
-                Op::Transpose { perm } if perm.last() == Some(&(rank - 1)) => perm.clone(),
+                Op::Transpose { perm } if perm.last().is_some_and(|p| p + 1 == rank) => perm.clone(),
                 _ => (0..rank).collect(),
             },
             _ => (0..rank).collect(),

@@ -24,7 +24,11 @@ use quernel_ir::{
     exact,
 };
 use quernel_quant::{Calibrator, Ranges, Width, affine};
-use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub struct InsertQuantize {
     pub ranges: Option<Arc<Ranges>>,
@@ -146,10 +150,16 @@ impl InsertQuantize {
         for v in steps.operands.iter().filter(|_| self.bits == 8) {
             storages[v.index()] = of(16);
         }
+        // Of layers that read one value, the one with more bits decides.
+        let mut most: BTreeMap<Value, u8> = BTreeMap::new();
         for (n, bits) in &cx.activation_bits {
             if let Some(x) = g.nodes[*n].args.first() {
-                storages[x.index()] = of(*bits);
+                let known = most.entry(*x).or_insert(*bits);
+                *known = (*known).max(*bits);
             }
+        }
+        for (x, bits) in most {
+            storages[x.index()] = of(bits);
         }
         storages
     }

@@ -105,6 +105,9 @@ pub(crate) fn operands(s: &mut Sweep<'_>, n: Node, result: Option<Value>, cx: &m
     let mut integers = Vec::with_capacity(w.rows);
     for o in 0..w.rows {
         let sw = w.quant.scale_at(o);
+        if !exact::accumulator_scale(order, sx, sw).is_finite() {
+            return stays(cx, s, format!("the scale of the sum of channel {o} is beyond f32"));
+        }
         let factor = match &addend_type {
             None => Some(0),
             Some(((sr, _), _)) => exact::residual_factor(*sr, sx, sw),

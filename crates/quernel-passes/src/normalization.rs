@@ -40,7 +40,7 @@ pub(crate) fn ends(s: &Sweep<'_>, n: Node) -> Option<Norm> {
     });
     let (x, rms) = whole.map_or((centered, true), |x| (x, false));
     let own = s.g.ty(x).dims.get(axis..)?.to_vec();
-    if own.iter().product::<usize>() > exact::MOST_NORM {
+    if s.g.ty(y).dims != s.g.ty(x).dims || own.iter().product::<usize>() > exact::MOST_NORM {
         return None;
     }
     let parameter = |v: Value| -> Option<Tensor> {

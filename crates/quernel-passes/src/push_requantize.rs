@@ -286,6 +286,10 @@ fn product(s: &Sweep<'_>, n: Node, order: Multiplier, result: Option<Value>, cx:
     };
     let args = &s.g.nodes[n].args;
     let (Some((a, ta, (sa, za))), Some((b, tb, (sb, zb)))) = (bytes(args[0]), bytes(args[1])) else { return Integer::No };
+    if !exact::accumulator_scale(order, sa, sb).is_finite() {
+        cx.remark("push-requantize", s.g, n, "stays float: the scale of its sums is beyond f32");
+        return Integer::No;
+    }
     let reach = |t: &Quant, zero: i32| i64::from(t.storage().range().0 - zero).abs().max(i64::from(t.storage().range().1 - zero).abs());
     let depth = s.g.ty(a).dims.last().map_or(0, |k| *k as i64);
     if depth.saturating_mul(reach(ta, za) * reach(tb, zb)) > i64::from(i32::MAX) {
