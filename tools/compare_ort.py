@@ -143,8 +143,8 @@ def distance(cuts, cut, values, quernel):
         got = quernel.run(path, stacked)[cut.name]
     want = values[cut.name]
     integer = cuts.is_integer(cut.name) and cuts.parameters(cut.name)
-    if integer:
-        # Quernel's runner hands out the numbers that integers stand for.
+    if integer and not np.issubdtype(got.dtype, np.integer):
+        # Quernel's runner hands out the numbers that integers of 8 bits stand for.
         scale, zero = cuts.scale(cut.name)
         got = np.rint(got.astype(np.float64) / scale) + zero
     got, want = got.reshape(len(got), -1).astype(np.float64), want.reshape(len(want), -1).astype(np.float64)
