@@ -2,8 +2,8 @@
 //!
 //! `scale * (q - zero)` is the same number with `2^(bits - 1)` added to both or taken from both, and every operator on
 //! integers sees nothing else of its operands. Byte products of x86-64 multiply unsigned activations with signed weights, and
-//! products of words are signed on every CPU, so models that arrive with other activations meet the same kernels. Inputs, outputs and what is read as plain integers keep
-//! their type; a table stands between.
+//! products of words are signed on every CPU, so models that arrive with other activations meet the same kernels.
+//! Inputs, outputs and what is read as plain integers keep their type; a table stands between.
 
 use crate::{Cx, Pass, Sweep};
 use quernel_ir::{Def, Diagnostic, Elem, Graph, Node, Op, Quant, Scheme, Storage, Tensor, TensorTy, Value};
