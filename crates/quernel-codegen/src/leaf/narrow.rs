@@ -236,21 +236,7 @@ impl Narrow {
         if lanes == 16 {
             return f.a.vmovdqu(xmmword_ptr(at(0)), xmm(v));
         }
-        let mut done = 0;
-        for bytes in [8, 4, 2, 1] {
-            if lanes & bytes == 0 {
-                continue;
-            }
-            match bytes {
-                8 => f.a.vmovq(qword_ptr(at(done)), xmm(v))?,
-                4 => f.a.vmovd(dword_ptr(at(done)), xmm(v))?,
-                2 => f.a.vpextrw(word_ptr(at(done)), xmm(v), 0)?,
-                _ => f.a.vpextrb(byte_ptr(at(done)), xmm(v), 0)?,
-            }
-            f.a.vpsrldq(xmm(v), xmm(v), bytes as i32)?;
-            done += bytes;
-        }
-        Ok(())
+        store_first_bytes(f, v, at(0), lanes)
     }
 
     fn store_floats(&self, f: &mut Asm, halves: [usize; 2], pixel: usize, panel: usize, lanes: usize, free: usize) -> Emitted<()> {
@@ -265,16 +251,7 @@ impl Narrow {
                 let bound = f.splat32(hi.to_bits());
                 f.a.vminps(ymm(v), ymm(v), ymmword_ptr(bound))?;
             }
-            let to = ymmword_ptr(r8 + (pixel * self.out_pixel + 64 * panel + 32 * h));
-            match here {
-                0 => {}
-                8 => f.a.vmovups(to, ymm(v))?,
-                _ => {
-                    let mask = f.dwords(std::array::from_fn(|i| if i < here { u32::MAX } else { 0 }));
-                    f.a.vmovdqu(ymm(free), ymmword_ptr(mask))?;
-                    f.a.vmaskmovps(to, ymm(free), ymm(v))?;
-                }
-            }
+            store_first_floats(f, v, r8 + (pixel * self.out_pixel + 64 * panel + 32 * h), here, free)?;
         }
         Ok(())
     }
@@ -346,6 +323,40 @@ impl Narrow {
             self.store(f, a, pair[0].0, pair[0].1, lanes(pair[0].1))?;
         }
         Ok(())
+    }
+}
+
+/// Stores the first `count` bytes, fewer than 16, of a register, which is lost.
+pub fn store_first_bytes(f: &mut Asm, v: usize, to: AsmMemoryOperand, count: usize) -> Emitted<()> {
+    let mut done = 0;
+    for bytes in [8, 4, 2, 1] {
+        if count & bytes == 0 {
+            continue;
+        }
+        let at = to + done;
+        match bytes {
+            8 => f.a.vmovq(qword_ptr(at), xmm(v))?,
+            4 => f.a.vmovd(dword_ptr(at), xmm(v))?,
+            2 => f.a.vpextrw(word_ptr(at), xmm(v), 0)?,
+            _ => f.a.vpextrb(byte_ptr(at), xmm(v), 0)?,
+        }
+        f.a.vpsrldq(xmm(v), xmm(v), bytes as i32)?;
+        done += bytes;
+    }
+    Ok(())
+}
+
+/// Stores the first `count` of eight floats of a register; `free` is another one.
+pub fn store_first_floats(f: &mut Asm, v: usize, to: AsmMemoryOperand, count: usize, free: usize) -> Emitted<()> {
+    let to = ymmword_ptr(to);
+    match count {
+        0 => Ok(()),
+        8 => f.a.vmovups(to, ymm(v)),
+        _ => {
+            let mask = f.dwords(std::array::from_fn(|i| if i < count { u32::MAX } else { 0 }));
+            f.a.vmovdqu(ymm(free), ymmword_ptr(mask))?;
+            f.a.vmaskmovps(to, ymm(free), ymm(v))
+        }
     }
 }
 

@@ -7,12 +7,10 @@ use super::{
     asm::{Asm, Emitted, xmm, ymm},
     conv::{self, Body, Nest, R, X, Y, sum},
     cost::{self, Tile},
+    narrow::{PANELS_OF_ONE_PIXEL, PARTS, store_first_bytes, store_first_floats},
 };
 use iced_x86::code_asm::*;
 use quernel_ir::program::{End, PANEL, Step, What};
-
-/// Accumulators of a pixel and panel, of eight channels each.
-const PARTS: usize = 2;
 
 /// Encoding of VNNI instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +43,7 @@ pub fn leaf(step: &Step, vnni: Option<Vnni>) -> Option<Leaf> {
     }
     let nest = conv::nest(conv, 2, [2, 2, if matches!(end, End::Float { .. }) { 4 } else { 2 }])?;
     let body = Words { vnni: vnni.is_some(), end: *end, out_pixel: nest.pixel[Y], residual: conv.residual.map(|_| nest.pixel[R]) };
-    let width = if nest.one_pixel() { body.most_panels().min(nest.panels()) } else { 1 };
+    let width = if nest.one_pixel() { PANELS_OF_ONE_PIXEL.min(nest.panels()) } else { 1 };
     let (pixels, ..) = cost::split(nest.row_pixels(), body.most_pixels(width));
     let f = if vnni == Some(Vnni::Evex) { Asm::new() } else { Asm::vex() };
     let code = f.and_then(|f| conv::emit(f, &nest, &body, width)).ok()?;
@@ -54,11 +52,6 @@ pub fn leaf(step: &Step, vnni: Option<Vnni>) -> Option<Leaf> {
 }
 
 impl Words {
-    /// Panels side by side where there is one pixel only.
-    fn most_panels(self) -> usize {
-        4
-    }
-
     fn first(t: Tile, pixel: usize, panel: usize) -> usize {
         (pixel * t.panels + panel) * PARTS
     }
@@ -135,36 +128,7 @@ impl Words {
             f.a.vextracti128(xmm(a), ymm(a), 1)?;
             done = 16;
         }
-        for bytes in [8, 4, 2] {
-            if (2 * lanes % 16) & bytes == 0 {
-                continue;
-            }
-            match bytes {
-                8 => f.a.vmovq(qword_ptr(at(done)), xmm(a))?,
-                4 => f.a.vmovd(dword_ptr(at(done)), xmm(a))?,
-                _ => f.a.vpextrw(word_ptr(at(done)), xmm(a), 0)?,
-            }
-            f.a.vpsrldq(xmm(a), xmm(a), bytes as i32)?;
-            done += bytes;
-        }
-        Ok(())
-    }
-
-    fn store_floats(self, f: &mut Asm, halves: [usize; 2], to: usize, lanes: usize, free: usize) -> Emitted<()> {
-        for (h, v) in halves.into_iter().enumerate() {
-            let here = lanes.saturating_sub(8 * h).min(8);
-            let to = ymmword_ptr(r8 + (to + 32 * h));
-            match here {
-                0 => {}
-                8 => f.a.vmovups(to, ymm(v))?,
-                _ => {
-                    let mask = f.dwords(std::array::from_fn(|i| if i < here { u32::MAX } else { 0 }));
-                    f.a.vmovdqu(ymm(free), ymmword_ptr(mask))?;
-                    f.a.vmaskmovps(to, ymm(free), ymm(v))?;
-                }
-            }
-        }
-        Ok(())
+        store_first_bytes(f, a, at(done), 2 * lanes % 16)
     }
 }
 
@@ -207,7 +171,11 @@ impl Body for Words {
             let to = m * self.out_pixel + j * PANEL * self.width();
             match self.end {
                 End::Requantize { zero, .. } => self.store_words(f, halves, zero, to, lanes)?,
-                End::Float { .. } => self.store_floats(f, halves, to, lanes, free)?,
+                End::Float { .. } => {
+                    for (h, v) in halves.into_iter().enumerate() {
+                        store_first_floats(f, v, r8 + (to + 32 * h), lanes.saturating_sub(8 * h).min(8), free)?;
+                    }
+                }
             }
         }
         Ok(())
