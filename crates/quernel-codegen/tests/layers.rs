@@ -15,5 +15,10 @@ fn a_thousand_layers() {
     assert!(tally.edges >= 100, "{}", tally.edges);
     if cfg!(target_arch = "x86_64") {
         assert!(tally.kernels.len() >= 150, "{:?}", tally.kernels);
+        // Layers of AVX2 by what their weights allow.
+        for dot in ["__avx2", "__avx2_sums", "__avx2_mixed"] {
+            let count: usize = tally.kernels.iter().filter(|(k, _)| k.starts_with("conv_u8s8") && k.ends_with(dot)).map(|(_, n)| n).sum();
+            assert!(count >= 20, "{dot}: {:?}", tally.kernels);
+        }
     }
 }

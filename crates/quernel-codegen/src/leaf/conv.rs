@@ -9,6 +9,7 @@ use super::{
     asm::{Asm, Emitted},
     cost::{self, Shape, Tile},
     epilogue::{Epilogue, Pointers},
+    mixed::Mixed,
     narrow::{Dot, Narrow, PANELS_OF_ONE_PIXEL},
     paired,
     proof::{self, Bounds},
@@ -41,6 +42,10 @@ pub trait Body {
     /// Whether a table follows the scales; its address goes to r9.
     fn coded(&self) -> bool {
         false
+    }
+    /// Bytes per panel of a table whose address lies at [`MASKS`]; with one, [`SPILLED`] are free for tiles.
+    fn table(&self, _: &Nest) -> usize {
+        0
     }
     /// Most pixels of a tile of so many panels.
     fn most_pixels(&self, panels: usize) -> usize;
@@ -95,6 +100,10 @@ impl Nest {
     /// Whether the layer has one pixel only.
     pub fn one_pixel(&self) -> bool {
         self.images * self.rows * self.pixels == 1
+    }
+    /// Cycles of the layer, given those of a pixel and panel.
+    fn cycles(&self, each: f64) -> Option<u64> {
+        Some(((self.images * self.rows * self.pixels * self.panels) as f64 * each).round() as u64)
     }
     /// Kernel rows (or taps) of a sum.
     pub fn segments(&self) -> usize {
@@ -159,19 +168,37 @@ pub fn within(step: &Step, bounds: Bounds, width: Option<usize>) -> Option<(Leaf
 
 /// The same in 256-bit vectors.
 pub fn narrow(step: &Step, bounds: Bounds, dot: Dot) -> Option<Leaf> {
-    let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
-    let nest = nest(conv, 4, [1, 1, if matches!(end, quernel_ir::program::End::Float { .. }) { 4 } else { 1 }])?;
-    let body = Narrow::new(dot, *end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
+    let (nest, body) = tile(step, bounds, dot)?;
     let single = nest.images * nest.rows * nest.pixels == 1;
     let width = if single { PANELS_OF_ONE_PIXEL.min(nest.panels) } else { 1 };
     let (pixels, ..) = cost::split(nest.pixels, body.most_pixels(width));
     let f = if dot == (Dot::Bytes { vex: false }) { Asm::new() } else { Asm::vex() };
     let code = f.and_then(|f| emit(f, &nest, &body, width)).ok()?;
     let kernel = format!("conv_u8s8_{pixels}x{}__{}", width * PANEL, dot.name());
-    let blocks = nest.segments * nest.blocks;
-    let results = (nest.images * nest.rows * nest.pixels * nest.panels) as f64;
-    let cycles = Some((results * dot.cycles(blocks, pixels, body.residual())).round() as u64);
+    let cycles = nest.cycles(dot.cycles(nest.segments * nest.blocks, pixels, body.residual()));
     Some(Leaf { code, kernel, frame: frame(), cycles })
+}
+
+/// The same where sums of products fit 16 bits in some blocks of `weights`. `None` where that would not be faster.
+pub fn mixed(step: &Step, bounds: Bounds, weights: &[u8]) -> Option<Leaf> {
+    let (nest, pairs) = tile(step, bounds, Dot::Pairs)?;
+    let body = Mixed::new(pairs, &nest, weights)?;
+    let (pixels, ..) = cost::split(nest.pixels, body.most_pixels(1));
+    let cycles = body.cycles(&nest, pixels);
+    if cycles >= Dot::Pairs.cycles(nest.segments * nest.blocks, pixels, body.residual()) {
+        return None;
+    }
+    let code = Asm::vex().and_then(|f| emit(f, &nest, &body, 1)).ok()?;
+    let kernel = format!("conv_u8s8_{pixels}x{PANEL}__avx2_mixed");
+    Some(Leaf { code, kernel, frame: frame_with_table(), cycles: nest.cycles(cycles) })
+}
+
+/// Geometry and tile of a layer in 256-bit vectors.
+fn tile(step: &Step, bounds: Bounds, dot: Dot) -> Option<(Nest, Narrow)> {
+    let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
+    let nest = nest(conv, 4, [1, 1, if matches!(end, quernel_ir::program::End::Float { .. }) { 4 } else { 1 }])?;
+    let body = Narrow::new(dot, *end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
+    Some((nest, body))
 }
 
 /// The geometry of a layer over panels of `depth` taps, its operand, residual and result of so many bytes per element.
@@ -233,6 +260,10 @@ const X_IMAGE: i32 = 48;
 const Y_IMAGE: i32 = 56;
 const R_IMAGE: i32 = 64;
 const FRAME: i32 = 72;
+/// The same of layers with a table: where the panel's part of it is, and four slots for what a tile wants to keep.
+pub const MASKS: i32 = FRAME;
+pub const SPILLED: i32 = FRAME + 8;
+const FRAME_WITH_TABLE: i32 = FRAME + 40;
 /// Registers saved on entry, in bytes, and the return address.
 const SAVED: i32 = 6 * 8 + 8;
 
@@ -241,12 +272,19 @@ pub fn frame() -> usize {
     (FRAME + SAVED) as usize
 }
 
+/// The same of a layer with a table.
+fn frame_with_table() -> usize {
+    (FRAME_WITH_TABLE + SAVED) as usize
+}
+
 /// The function: loops around the tiles of `e`, `width` panels side by side.
 pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>> {
     for r in [rbx, rbp, r12, r13, r14, r15] {
         f.a.push(r)?;
     }
-    f.a.sub(rsp, FRAME)?;
+    let table = e.table(n);
+    let size = if table > 0 { FRAME_WITH_TABLE } else { FRAME };
+    f.a.sub(rsp, size)?;
     // Arguments: x, weights, bias, scale, (residual, factors), y. The seventh lies on the stack.
     let frame = |slot: i32| qword_ptr(rsp + slot);
     if !e.scaled() {
@@ -268,7 +306,7 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
             f.a.add(r8, n.start[R] as i32)?;
         }
         f.a.mov(frame(R_BASE), r8)?;
-        if e.scaled() { f.a.mov(r8, qword_ptr(rsp + (FRAME + SAVED)))? } else { f.a.mov(r8, r10)? }
+        if e.scaled() { f.a.mov(r8, qword_ptr(rsp + (size + SAVED)))? } else { f.a.mov(r8, r10)? }
     }
     if n.start[Y] > 0 {
         f.a.add(r8, n.start[Y] as i32)?;
@@ -297,6 +335,9 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
             f.a.add(rdx, 4 * channels)?;
             f.a.add(rcx, 4 * channels)?;
             f.a.add(frame(Y_BASE), channels * e.width() as i32)?;
+            if table > 0 {
+                f.a.add(qword_ptr(rsp + MASKS), (table * width) as i32)?;
+            }
             if e.residual() {
                 f.a.add(r9, 2 * channels)?;
                 f.a.add(frame(R_BASE), channels * e.residual_width() as i32)?;
@@ -310,7 +351,7 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
     if rest > 0 {
         group(&mut f, n, e, rest, masked)?;
     }
-    f.a.add(rsp, FRAME)?;
+    f.a.add(rsp, size)?;
     for r in [r15, r14, r13, r12, rbp, rbx] {
         f.a.pop(r)?;
     }

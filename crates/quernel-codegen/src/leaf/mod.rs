@@ -19,6 +19,7 @@ mod epilogue;
 mod float;
 mod i8mm;
 mod lookup;
+mod mixed;
 mod narrow;
 mod paired;
 mod proof;
@@ -112,8 +113,12 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
         // Finding weights walks over all steps.
         return None;
     }
-    let proven = quernel_ir::codes::weights(program, step).is_some_and(|w| narrow::sums_fit(&w));
-    narrow_leaf(program, step, if proven { narrow::Dot::Sums } else { narrow::Dot::Pairs })
+    let weights = quernel_ir::codes::weights(program, step)?;
+    if narrow::sums_fit(&weights) {
+        return narrow_leaf(program, step, narrow::Dot::Sums);
+    }
+    let mixed = || slack(step).then(|| conv::mixed(step, conv::bounds(program, step)?, &weights)).flatten();
+    mixed().or_else(|| narrow_leaf(program, step, narrow::Dot::Pairs))
 }
 
 /// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512.

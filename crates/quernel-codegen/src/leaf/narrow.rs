@@ -2,7 +2,7 @@
 //!
 //! * [`Dot::Bytes`]: `vpdpbusd`, two accumulators of eight channels per pixel and panel.
 //! * [`Dot::Pairs`] (AVX2): even and odd taps of operands and weights widen to 16 bits, and `vpmaddwd` adds two exact
-//!   products of each. Widening the weights costs as much as a pixel's products, so five pixels share it.
+//!   products of each. Widening the weights costs as much as a pixel's products, so four pixels share it.
 //! * [`Dot::Sums`] (AVX2): `vpmaddubsw` adds two products in 16 bits, which saturate on ordinary 8-bit weights. A layer
 //!   takes this form only if its real weights exclude that; with weights of 7 bits or fewer they always do.
 
@@ -65,8 +65,18 @@ pub fn sums_fit(weights: &[u8]) -> bool {
     })
 }
 
-/// Register of sixteen words 1.
-const ONES: usize = 15;
+/// Register of sixteen equal words: 1 beside [`Dot::Sums`], 255 beside [`Dot::Pairs`].
+const CONSTANT: usize = 15;
+/// Registers between a tile's accumulators and the words 1 of [`Narrow::ones`].
+const ONES: usize = 4;
+
+/// Where a block's operands and weights are.
+pub struct Place<'a> {
+    /// Four taps of a pixel.
+    pub x: &'a dyn Fn(usize) -> AsmMemoryOperand,
+    /// Weights of a panel, eight channels a part.
+    pub w: &'a dyn Fn(usize, usize) -> AsmMemoryOperand,
+}
 
 /// A tile's arithmetic and its end.
 #[derive(Clone, Copy, Debug)]
@@ -92,27 +102,36 @@ impl Narrow {
         (pixel * t.panels + panel) * PARTS
     }
 
+    /// The block `u` blocks ahead of the pointers.
     fn block(&self, f: &mut Asm, n: &Nest, t: Tile, u: usize) -> Emitted<()> {
+        let panel_bytes = n.panel_bytes();
+        let w = |j: usize, part: usize| r13 + (64 * u + j * panel_bytes + 32 * part);
+        self.products(f, t, self.dot, &Place { x: &|m| r12 + (4 * u + m * n.pixel[X]), w: &w })
+    }
+
+    /// Adds the products of a block of four taps. [`Dot::Sums`] and [`Dot::Pairs`] take a constant from [`CONSTANT`] if `dot`
+    /// is the layer's own; beside another, sums take theirs from where [`Self::ones`] put it.
+    pub fn products(&self, f: &mut Asm, t: Tile, dot: Dot, at: &Place<'_>) -> Emitted<()> {
         let used = t.pixels * t.panels * PARTS;
-        let weight = |j: usize, part: usize, bytes: usize| r13 + (64 * u + j * n.panel_bytes() + part * bytes);
-        let operand = |m: usize| r12 + (4 * u + m * n.pixel[X]);
-        match self.dot {
+        let x_dword = |m: usize| dword_ptr((at.x)(m));
+        let weight = |j: usize, part: usize| ymmword_ptr((at.w)(j, part));
+        match dot {
             Dot::Bytes { .. } => {
                 let (x, w) = (used, used + 1);
                 if t.pixels == 1 {
-                    f.a.vpbroadcastd(ymm(x), dword_ptr(operand(0)))?;
+                    f.a.vpbroadcastd(ymm(x), x_dword(0))?;
                     for j in 0..t.panels {
                         for part in 0..2 {
-                            f.a.vpdpbusd(ymm(self.first(t, 0, j) + part), ymm(x), ymmword_ptr(weight(j, part, 32)))?;
+                            f.a.vpdpbusd(ymm(self.first(t, 0, j) + part), ymm(x), weight(j, part))?;
                         }
                     }
                     return Ok(());
                 }
                 for part in 0..2 {
-                    f.a.vmovdqu(ymm(w + part), ymmword_ptr(weight(0, part, 32)))?;
+                    f.a.vmovdqu(ymm(w + part), weight(0, part))?;
                 }
                 for m in 0..t.pixels {
-                    f.a.vpbroadcastd(ymm(x), dword_ptr(operand(m)))?;
+                    f.a.vpbroadcastd(ymm(x), x_dword(m))?;
                     for part in 0..2 {
                         f.a.vpdpbusd(ymm(self.first(t, m, 0) + part), ymm(x), ymm(w + part))?;
                     }
@@ -120,50 +139,44 @@ impl Narrow {
             }
             Dot::Sums => {
                 let (x, w, product) = (used, used + 1, used + 3);
+                let ones = if self.dot == dot { CONSTANT } else { used + ONES };
                 let held = t.pixels > 1;
                 for part in (0..2).filter(|_| held) {
-                    f.a.vmovdqu(ymm(w + part), ymmword_ptr(weight(0, part, 32)))?;
+                    f.a.vmovdqu(ymm(w + part), weight(0, part))?;
                 }
                 for m in 0..t.pixels {
-                    f.a.vpbroadcastd(ymm(x), dword_ptr(operand(m)))?;
+                    f.a.vpbroadcastd(ymm(x), x_dword(m))?;
                     for (j, part) in (0..t.panels).flat_map(|j| [(j, 0), (j, 1)]) {
                         if held {
                             f.a.vpmaddubsw(ymm(product), ymm(x), ymm(w + part))?;
                         } else {
-                            f.a.vpmaddubsw(ymm(product), ymm(x), ymmword_ptr(weight(j, part, 32)))?;
+                            f.a.vpmaddubsw(ymm(product), ymm(x), weight(j, part))?;
                         }
-                        f.a.vpmaddwd(ymm(product), ymm(product), ymm(ONES))?;
+                        f.a.vpmaddwd(ymm(product), ymm(product), ymm(ones))?;
                         let acc = ymm(self.first(t, m, j) + part);
                         f.a.vpaddd(acc, acc, ymm(product))?;
                     }
                 }
             }
             Dot::Pairs => {
-                // Even or odd taps of an operand, which is read for each: registers are scarcer than loads.
-                let (w, x, product) = (used, used + 4, used + 5);
-                let low = f.splat16(0xff);
-                let words = |f: &mut Asm, m: usize, odd: bool| -> Emitted<()> {
-                    f.a.vpbroadcastd(ymm(x), dword_ptr(operand(m)))?;
-                    if odd { f.a.vpsrlw(ymm(x), ymm(x), 8) } else { f.a.vpand(ymm(x), ymm(x), ymmword_ptr(low)) }
-                };
-                // The same of both parts of a panel's weights.
-                let widen = |f: &mut Asm, j: usize| -> Emitted<()> {
+                // Even taps of an operand, odd ones, and a product.
+                let (w, x, product) = (used, [used + 4, used + 5], used + 6);
+                for j in 0..t.panels {
+                    // Even and odd taps of both parts of a panel's weights.
                     for part in 0..2 {
                         let (even, odd) = (ymm(w + part), ymm(w + 2 + part));
-                        f.a.vmovdqu(odd, ymmword_ptr(weight(j, part, 32)))?;
+                        f.a.vmovdqu(odd, weight(j, part))?;
                         f.a.vpsllw(even, odd, 8)?;
                         f.a.vpsraw(odd, odd, 8)?;
                         f.a.vpsraw(even, even, 8)?;
                     }
-                    Ok(())
-                };
-                for j in 0..t.panels {
-                    widen(f, j)?;
-                    for (m, odd) in (0..t.pixels).flat_map(|m| [(m, false), (m, true)]) {
-                        words(f, m, odd)?;
-                        for part in 0..2 {
+                    for m in 0..t.pixels {
+                        f.a.vpbroadcastd(ymm(x[1]), x_dword(m))?;
+                        f.a.vpand(ymm(x[0]), ymm(x[1]), ymm(CONSTANT))?;
+                        f.a.vpsrlw(ymm(x[1]), ymm(x[1]), 8)?;
+                        for (odd, part) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                             let acc = ymm(self.first(t, m, j) + part);
-                            f.a.vpmaddwd(ymm(product), ymm(w + 2 * usize::from(odd) + part), ymm(x))?;
+                            f.a.vpmaddwd(ymm(product), ymm(w + 2 * odd + part), ymm(x[odd]))?;
                             f.a.vpaddd(acc, acc, ymm(product))?;
                         }
                     }
@@ -171,6 +184,11 @@ impl Narrow {
             }
         }
         Ok(())
+    }
+
+    /// Puts the words 1 behind a tile's registers, for [`Dot::Sums`] in a layer of [`Dot::Pairs`].
+    pub fn ones(&self, f: &mut Asm, t: Tile) -> Emitted<()> {
+        f.a.vpsrlw(ymm(t.pixels * t.panels * PARTS + ONES), ymm(CONSTANT), 7)
     }
 
     /// Scaled sums of a pixel and panel: registers of channels 0 to 7 and 8 to 15. Two registers from `free` on are free,
@@ -371,18 +389,21 @@ impl Body for Narrow {
         }
     }
     fn most_pixels(&self, panels: usize) -> usize {
-        // Beside the accumulators: operand, two weights (sums: and product, ones; pairs: twice as many, and product).
+        // Beside the accumulators: operand, two weights (sums: and product, constant; pairs: twice as many, and those).
         match self.dot {
-            Dot::Pairs | Dot::Sums => (5 / panels).max(1),
+            Dot::Pairs => (4 / panels).max(1),
+            Dot::Sums => (5 / panels).max(1),
             Dot::Bytes { .. } => (6 / panels).max(1),
         }
     }
     fn prologue(&self, f: &mut Asm, _: usize) -> Emitted<()> {
-        if self.dot == Dot::Sums {
-            let ones = f.splat16(1);
-            f.a.vmovdqu(ymm(ONES), ymmword_ptr(ones))?;
-        }
-        Ok(())
+        let word = match self.dot {
+            Dot::Pairs => 0xff,
+            Dot::Sums => 1,
+            Dot::Bytes { .. } => return Ok(()),
+        };
+        let words = f.splat16(word);
+        f.a.vmovdqu(ymm(CONSTANT), ymmword_ptr(words))
     }
     fn tile(&self, f: &mut Asm, n: &Nest, t: Tile, masked: bool) -> Emitted<()> {
         self.start(f, t)?;

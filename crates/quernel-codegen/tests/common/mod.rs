@@ -133,7 +133,10 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
             let sign = if rng.below(2) == 0 { 1 } else { -1 };
             // Weights of at most 64 have kernels of their own.
             let most = rng.pick(&[127, 127, 64, 7]);
+            // So have layers where few exceed that.
+            let rare = rng.below(4) == 0;
             weights = pack(c.layout, conv.weight_dims(), 1, |_| {
+                let most = if rare { if rng.below(96) == 0 { 127 } else { 64 } } else { most };
                 vec![if extreme { sign * most as i8 } else { rng.range(-most, most) as i8 } as u8]
             });
             // Biases around 2^23 take sums across the bound up to which f32 holds every integer.

@@ -126,6 +126,11 @@ pub fn add_all(grams: &mut [Gram], blocks: &[Block]) {
     grams.par_iter_mut().zip(blocks).for_each(|(g, b)| g.add(b));
 }
 
+/// Fills blocks side by side.
+pub fn each_block(blocks: &mut [Block], fill: impl Fn(usize, &mut Block) + Sync) {
+    blocks.par_iter_mut().enumerate().for_each(|(i, b)| fill(i, b));
+}
+
 /// The form compilers turn into instructions that add pairs of 16-bit products.
 fn dot(a: &[i16], b: &[i16]) -> i32 {
     a.iter().zip(b).fold(0i32, |sum, (a, b)| sum.wrapping_add(i32::from(*a) * i32::from(*b)))

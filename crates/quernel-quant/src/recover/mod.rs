@@ -23,6 +23,6 @@ mod gram;
 mod ladder;
 mod rows;
 
-pub use gram::{BLOCK, Block, Gram, MOST_F, MOST_X, add_all};
+pub use gram::{BLOCK, Block, Gram, MOST_F, MOST_X, add_all, each_block};
 pub(crate) use ladder::Ladder;
 pub use rows::{Legal, Rounded, Solver, Steps, solvers};

@@ -196,6 +196,11 @@ impl Search<'_> {
 
     /// The assignment of least real loss that was found within the limits.
     fn best(&mut self, limits: [Option<u64>; 2], progress: &mut dyn FnMut(Progress)) -> Result<Vec<usize>, Failure> {
+        // Where no limit binds there is nothing to choose.
+        let whole = vec![0; self.probes.len()];
+        if self.fits(&whole, limits) {
+            return Ok(whole);
+        }
         let mut best: Option<(f64, Vec<usize>)> = None;
         for share in SHARES {
             let Some(options) = self.knapsack(limits.map(|l| l.map(|l| (l as f64 * share) as u64))) else { continue };

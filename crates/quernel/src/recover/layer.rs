@@ -204,12 +204,17 @@ fn sums(
     let per_sample = POSITIONS.min(affordable).div_ceil(xs.len().max(1)).min(geometry.positions);
     let mut blocks = geometry.blocks(residual.is_some());
     for (s, x) in xs.iter().enumerate() {
-        let x = integers(x)?;
-        let f = Values::Real(&floats[s], unit_f);
-        let r = lack.as_ref().map(|all| Values::Real(&all[s], unit_r));
-        for position in chosen(geometry.positions, per_sample, s) {
-            geometry.fill(&mut blocks, &x, &f, r.as_ref(), position);
+        let x = integers(x)?.narrow();
+        let f = Values::Real(&floats[s], unit_f).narrow();
+        let r = lack.as_ref().map(|all| Values::Real(&all[s], unit_r).narrow());
+        let positions: Vec<usize> = chosen(geometry.positions, per_sample, s).collect();
+        let mut rest = positions.as_slice();
+        while !rest.is_empty() {
+            let room = BLOCK - blocks.first().map_or(0, |b| b.len);
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            geometry.fill(&mut blocks, &x, &f, r.as_deref(), now);
             flush(&mut grams, &mut blocks, false);
+            rest = later;
         }
     }
     flush(&mut grams, &mut blocks, true);

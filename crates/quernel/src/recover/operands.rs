@@ -1,9 +1,10 @@
 //! The operands of a layer's sums, gathered from its input tensors.
 
-use quernel_ir::{Diagnostic, Op, Tensor, TensorTy, Window};
-use quernel_quant::recover::{BLOCK, Block, MOST_F, MOST_X};
+use quernel_ir::{Diagnostic, Op, Tensor, TensorTy, WindowDim};
+use quernel_quant::recover::{BLOCK, Block, MOST_F, MOST_X, each_block};
 
-/// How a layer reads its input: which elements meet which weights at an output position.
+/// How a layer reads its input: which elements meet which weights at an output position. `[N, C, spatial..]` under a window;
+/// a dense layer has no spatial axes.
 pub struct Geometry {
     /// Channel groups; every group has weights of its own.
     pub groups: usize,
@@ -13,15 +14,14 @@ pub struct Geometry {
     pub rows: usize,
     /// Output positions of a sample.
     pub positions: usize,
-    shape: Shape,
+    channels: usize,
+    extents: Vec<usize>,
+    outputs: Vec<usize>,
+    window: Vec<WindowDim>,
 }
 
-enum Shape {
-    /// `[positions, inputs]`.
-    Dense,
-    /// `[N, C, spatial..]` under a window.
-    Conv { channels: usize, extents: Vec<usize>, outputs: Vec<usize>, window: Window },
-}
+/// Stands for an element of the padding.
+const OUTSIDE: usize = usize::MAX;
 
 /// Steps of a word that sums of products count as one: the error of a sum needs no finer operands.
 pub const COARSE: i32 = 32;
@@ -39,6 +39,16 @@ pub enum Values<'a> {
 }
 
 impl Values<'_> {
+    /// All of them, as sums of products take them.
+    pub fn narrow(&self) -> Vec<i16> {
+        let count = match self {
+            Self::Bytes(b, ..) => b.len(),
+            Self::Words(b, ..) => b.len() / 2,
+            Self::Real(x, _) => x.len(),
+        };
+        (0..count).map(|i| self.at(i)).collect()
+    }
+
     fn at(&self, i: usize) -> i16 {
         match self {
             Self::Bytes(b, zero, signed) => {
@@ -65,66 +75,72 @@ impl Geometry {
         match op {
             Op::Dense { .. } => {
                 let positions = x.count() / inputs.max(1);
-                Some(Self { groups: 1, inputs, rows: w.dims[0], positions, shape: Shape::Dense })
+                let (extents, outputs, window) = Default::default();
+                Some(Self { groups: 1, inputs, rows: w.dims[0], positions, channels: inputs, extents, outputs, window })
             }
             Op::Conv { window, groups, .. } => {
                 let outputs = y.dims.get(2..)?.to_vec();
                 let positions = y.dims[0] * outputs.iter().product::<usize>();
-                let shape = Shape::Conv { channels: x.dims[1], extents: x.dims[2..].to_vec(), outputs, window: window.clone() };
-                Some(Self { groups: *groups, inputs, rows: w.dims[0] / groups, positions, shape })
+                let (extents, window) = (x.dims[2..].to_vec(), window.dims.clone());
+                Some(Self { groups: *groups, inputs, rows: w.dims[0] / groups, positions, channels: x.dims[1], extents, outputs, window })
             }
             _ => None,
         }
     }
 
-    /// Calls `each(operand, element)` for the operands of group `group` at `position`: the input element it is, or padding.
-    pub fn operands(&self, group: usize, position: usize, mut each: impl FnMut(usize, Option<usize>)) {
-        match &self.shape {
-            Shape::Dense => (0..self.inputs).for_each(|i| each(i, Some(position * self.inputs + i))),
-            Shape::Conv { channels, extents, outputs, window } => {
-                let plane: usize = extents.iter().product();
-                let (image, mut rest) = (position / outputs.iter().product::<usize>(), position % outputs.iter().product::<usize>());
-                let mut at = vec![0usize; outputs.len()];
-                for axis in (0..outputs.len()).rev() {
-                    at[axis] = rest % outputs[axis];
-                    rest /= outputs[axis];
+    /// Channels and taps of a sum.
+    fn sum(&self) -> (usize, usize) {
+        let channels = self.channels / self.groups;
+        (channels, self.inputs / channels.max(1))
+    }
+
+    fn plane(&self) -> usize {
+        self.extents.iter().product()
+    }
+
+    /// For every tap at every position, `[taps][positions]`, the element of the first channel it reads, or [`OUTSIDE`].
+    fn taps(&self, positions: &[usize]) -> Vec<usize> {
+        let (taps, image) = (self.sum().1, self.outputs.iter().product::<usize>());
+        let mut all = vec![OUTSIDE; taps * positions.len()];
+        let mut at = vec![0usize; self.outputs.len()];
+        for (column, position) in positions.iter().enumerate() {
+            let mut rest = position % image;
+            for axis in (0..at.len()).rev() {
+                at[axis] = rest % self.outputs[axis];
+                rest /= self.outputs[axis];
+            }
+            for tap in 0..taps {
+                let (mut offset, mut stride, mut rest, mut inside) = (0, 1, tap, true);
+                for (axis, d) in self.window.iter().enumerate().rev() {
+                    let from = at[axis] * d.stride + rest % d.kernel * d.dilation;
+                    rest /= d.kernel;
+                    inside &= from >= d.before && from - d.before < self.extents[axis];
+                    offset += stride * from.saturating_sub(d.before);
+                    stride *= self.extents[axis];
                 }
-                let per_group = channels / self.groups;
-                let taps = self.inputs / per_group.max(1);
-                for tap in 0..taps {
-                    let (mut offset, mut stride, mut rest, mut inside) = (0, 1, tap, true);
-                    for axis in (0..extents.len()).rev() {
-                        let d = window.dims[axis];
-                        let from = at[axis] * d.stride + rest % d.kernel * d.dilation;
-                        rest /= d.kernel;
-                        inside &= from >= d.before && from - d.before < extents[axis];
-                        offset += stride * from.saturating_sub(d.before);
-                        stride *= extents[axis];
-                    }
-                    for c in 0..per_group {
-                        let channel = image * channels + group * per_group + c;
-                        each(c * taps + tap, inside.then_some(channel * plane + offset));
-                    }
+                if inside {
+                    all[tap * positions.len() + column] = position / image * self.channels * stride + offset;
                 }
             }
         }
+        all
     }
 
-    /// Writes the operands of group `group` at `position` into column `column` of `[inputs][BLOCK]`.
-    fn gather(&self, values: &Values<'_>, group: usize, position: usize, column: usize, to: &mut [i16]) {
-        self.operands(group, position, |i, at| to[i * BLOCK + column] = at.map_or(0, |at| values.at(at)));
+    /// Calls `each(operand, element)` for the operands of group `group` at `position`: the input element it is, or padding.
+    pub fn operands(&self, group: usize, position: usize, mut each: impl FnMut(usize, Option<usize>)) {
+        let ((channels, taps), plane) = (self.sum(), self.plane());
+        let elements = self.taps(&[position]);
+        for c in 0..channels {
+            for (tap, &at) in elements.iter().enumerate() {
+                each(c * taps + tap, (at != OUTSIDE).then(|| (group * channels + c) * plane + at));
+            }
+        }
     }
 
     /// Index of output element `row` of `group` at `position`.
     pub fn result(&self, group: usize, row: usize, position: usize) -> usize {
-        let channel = group * self.rows + row;
-        match &self.shape {
-            Shape::Dense => position * self.rows + channel,
-            Shape::Conv { outputs, .. } => {
-                let plane: usize = outputs.iter().product();
-                (position / plane * self.rows * self.groups + channel) * plane + position % plane
-            }
-        }
+        let plane: usize = self.outputs.iter().product();
+        (position / plane * self.rows * self.groups + group * self.rows + row) * plane + position % plane
     }
 
     /// An empty block per group.
@@ -134,19 +150,29 @@ impl Geometry {
         vec![one; self.groups]
     }
 
-    /// Adds a position to the blocks of all groups. `lack` is the residual's lack in its units.
-    pub fn fill(&self, blocks: &mut [Block], x: &Values<'_>, f: &Values<'_>, lack: Option<&Values<'_>>, position: usize) {
-        for (group, b) in blocks.iter_mut().enumerate() {
-            let column = b.len;
-            self.gather(x, group, position, column, &mut b.x);
-            self.gather(f, group, position, column, &mut b.f);
-            if let Some(lack) = lack {
-                for row in 0..self.rows {
-                    b.r[row * BLOCK + column] = lack.at(self.result(group, row, position));
+    /// Adds positions, no more than there is room for, to the blocks of all groups. `lack` is the residual's lack in its units.
+    pub fn fill(&self, blocks: &mut [Block], x: &[i16], f: &[i16], lack: Option<&[i16]>, positions: &[usize]) {
+        let ((channels, taps), plane, elements) = (self.sum(), self.plane(), self.taps(positions));
+        each_block(blocks, |group, b| {
+            let columns = b.len..b.len + positions.len();
+            for i in 0..self.inputs {
+                let first = (group * channels + i / taps) * plane;
+                let elements = &elements[i % taps * positions.len()..][..positions.len()];
+                for (from, to) in [(x, &mut b.x), (f, &mut b.f)] {
+                    for (to, &at) in to[i * BLOCK..][columns.clone()].iter_mut().zip(elements) {
+                        *to = if at == OUTSIDE { 0 } else { from[first + at] };
+                    }
                 }
             }
-            b.len += 1;
-        }
+            if let Some(lack) = lack {
+                for row in 0..self.rows {
+                    for (to, &position) in b.r[row * BLOCK..][columns.clone()].iter_mut().zip(positions) {
+                        *to = lack[self.result(group, row, position)];
+                    }
+                }
+            }
+            b.len = columns.end;
+        });
     }
 
     /// Makes full blocks empty again.
@@ -173,7 +199,7 @@ pub fn integers(t: &Tensor) -> Result<Values<'_>, Diagnostic> {
 mod tests {
     use super::*;
     use quernel_interp::eval_node;
-    use quernel_ir::{Act, Multiplier, WindowDim, infer};
+    use quernel_ir::{Act, Multiplier, Window, infer};
 
     /// Blocks of the largest words and floats beside them still sum in 32 bits.
     #[test]
@@ -207,14 +233,18 @@ mod tests {
             let ty = TensorTy::f32(infer::dims(&op, &[&tx.ty, &tw.ty]).expect("fits"));
             let want = eval_node(&op, &[&tx, &tw], &ty).expect("runs").to_f32().expect("floats");
             let g = Geometry::of(&op, &tx.ty, &tw.ty, &ty).expect("a layer");
-            let (data, weights) = (numbers(x, 1), numbers(w, 5));
-            for position in 0..g.positions {
-                let mut blocks = g.blocks(false);
-                g.fill(&mut blocks, &Values::Real(&data, 1.0), &Values::Real(&data, 1.0), None, position);
-                for (group, b) in blocks.iter().enumerate() {
+            let (data, weights) = (Values::Real(&numbers(x, 1), 1.0).narrow(), numbers(w, 5));
+            let positions: Vec<usize> = (0..g.positions).rev().collect();
+            assert!(positions.len() > 2 && positions.len() <= BLOCK);
+            let mut blocks = g.blocks(false);
+            // In two parts, the second behind the first.
+            g.fill(&mut blocks, &data, &data, None, &positions[..2]);
+            g.fill(&mut blocks, &data, &data, None, &positions[2..]);
+            for (group, b) in blocks.iter().enumerate() {
+                for (column, &position) in positions.iter().enumerate() {
                     for row in 0..g.rows {
                         let weight = |i: usize| weights[(group * g.rows + row) * g.inputs + i];
-                        let sum: f32 = (0..g.inputs).map(|i| f32::from(b.x[i * BLOCK]) * weight(i)).sum();
+                        let sum: f32 = (0..g.inputs).map(|i| f32::from(b.x[i * BLOCK + column]) * weight(i)).sum();
                         assert_eq!(sum, want[g.result(group, row, position)], "{op:?} {position}");
                     }
                 }
