@@ -10,7 +10,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
 };
 
 /// A network and how its samples are read: folder, model, samples for calibration, samples to measure on.
@@ -142,8 +141,8 @@ fn output(command: &mut Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// What a run of `quernel` with these arguments prints as JSON, from `target/figures` if it ran before; and the seconds it
-/// took, where the machine was quiet meanwhile.
+/// What a run of `quernel` with these arguments prints as JSON, from `target/figures` if it ran before; and the processor
+/// time it took in seconds, which other work on the machine changes little.
 fn remembered(arguments: &[&str], folder: &Path) -> Result<(Value, Option<f64>), String> {
     // FNV-1a: the arguments themselves are too long for the name of a file.
     let key = arguments.join(" ").bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
@@ -152,24 +151,25 @@ fn remembered(arguments: &[&str], folder: &Path) -> Result<(Value, Option<f64>),
     if let Ok(known) = fs::read_to_string(&file).map_err(|why| why.to_string()).and_then(|t| parse(&t)) {
         return Ok((known["result"].clone(), known["seconds"].as_f64()));
     }
-    let quiet = || load().is_some_and(|l| l < 1.5);
-    let (start, before) = (Instant::now(), quiet());
+    let before = children();
     let result = parse(&output(quernel().args(arguments).current_dir(folder))?)?;
-    // Its own threads load the machine: judged by what ran before.
-    let seconds = before.then(|| start.elapsed().as_secs_f64());
+    let seconds = before.zip(children()).map(|(before, after)| after - before);
     fs::create_dir_all(file.parent().unwrap_or(&file)).map_err(|why| why.to_string())?;
     fs::write(&file, serde_json::json!({ "result": result, "seconds": seconds }).to_string()).map_err(|why| why.to_string())?;
     Ok((result, seconds))
 }
 
-/// Processes that were ready to run during the last minute.
-fn load() -> Option<f64> {
-    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+/// Seconds of processor time of all processes this one has started and seen end, where Linux tells.
+fn children() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the name, which may hold spaces, the 14th and 15th number, in hundredths.
+    let numbers: Vec<f64> = stat.rsplit(')').next()?.split_whitespace().skip(13).take(2).filter_map(|n| n.parse().ok()).collect();
+    Some(numbers.iter().sum::<f64>() / 100.0)
 }
 
 fn schemes(models: &Path) -> Result<String, String> {
     let mut table = String::from(
-        "| network | weights | float | compiled | drop | aim | logits SQNR | aim | KL | seconds |\n\
+        "| network | weights | float | compiled | drop | aim | logits SQNR | aim | KL | CPU s |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for Row(network, what, options, rows, drop, sqnr) in ROWS {

@@ -53,12 +53,13 @@ impl Messages {
         }
     }
 
-    /// Writes remarks, or how many there are. A remark of calibration is always shown: it says what the ranges are worth.
+    /// Writes remarks, or how many there are. Those of calibration and of options are always shown: they say what the ranges
+    /// are worth, and what was asked for in vain.
     pub fn remarks(&self, remarks: &[Remark], all: bool) {
         self.end_progress();
         let mut hidden = 0;
         for r in remarks {
-            if all || r.by == "calibrate" {
+            if all || matches!(r.by.as_str(), "calibrate" | "options") {
                 anstream::eprintln!("{r}");
             } else {
                 hidden += 1;
@@ -66,7 +67,7 @@ impl Messages {
         }
         if hidden > 0 {
             eprintln!(
-                "{hidden} {} in the report; `--remarks` shows {}",
+                "{hidden} {} in the report; `quernel compile --remarks` shows {}",
                 if hidden == 1 { "remark" } else { "remarks" },
                 if hidden == 1 { "it" } else { "them" }
             );

@@ -122,6 +122,27 @@ impl<'de> Deserialize<'de> for Width {
     }
 }
 
+/// Bits of activations, as a number or in quotes like the widths of weights.
+struct Activations(u8);
+
+impl<'de> Deserialize<'de> for Activations {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Number(i64),
+            Text(String),
+        }
+        let found = Either::deserialize(d).map_err(|_| de::Error::custom("activations: a number of bits"))?;
+        let text = match found {
+            Either::Number(bits) => bits.to_string(),
+            Either::Text(text) => text,
+        };
+        let bits = text.parse().ok().filter(|bits| ACTIVATION_BITS.contains(bits));
+        bits.map(Self).ok_or_else(|| de::Error::custom(format!("activations of {text} bits: they have 16, 8, 4, 2 or 1")))
+    }
+}
+
 impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Visitor;
@@ -136,12 +157,9 @@ impl<'de> Deserialize<'de> for Entry {
                     match key.as_str() {
                         "bits" => bits = Some(map.next_value::<Width>()?),
                         "scheme" => scheme = Some(map.next_value::<String>()?),
-                        "activations" => activations = Some(map.next_value::<u8>()?),
+                        "activations" => activations = Some(map.next_value::<Activations>()?.0),
                         _ => return Err(de::Error::unknown_field(&key, &["bits", "scheme", "activations"])),
                     }
-                }
-                if let Some(bits) = activations.filter(|bits| !ACTIVATION_BITS.contains(bits)) {
-                    return Err(de::Error::custom(format!("activations of {bits} bits: they have 16, 8, 4, 2 or 1")));
                 }
                 let scheme = scheme.unwrap_or_else(|| "linear".into());
                 let width = bits.unwrap_or(Width::Int(8)).with_scheme(&scheme).map_err(de::Error::custom)?;
@@ -244,7 +262,6 @@ impl Bits {
         };
         let mut text = format!("default = {}\n\n[layers]\n", shown(&self.default));
         for (layer, width) in &self.layers {
-            let name = toml::Value::String(layer.clone());
             let line = match (shown(width), self.activations.get(layer)) {
                 (width, None) => width,
                 (width, Some(bits)) => match width.strip_suffix(" }") {
@@ -252,10 +269,16 @@ impl Bits {
                     None => format!("{{ bits = {width}, activations = {bits} }}"),
                 },
             };
-            text.push_str(&format!("{name} = {line}\n"));
+            text.push_str(&format!("{} = {line}\n", key(layer)));
         }
         text
     }
+}
+
+/// A name as the key of a line: not every quoted string may be one.
+fn key(name: &str) -> String {
+    let line = toml::to_string(&BTreeMap::from([(name, 0)])).unwrap_or_default();
+    line.strip_suffix(" = 0\n").unwrap_or(&line).to_owned()
 }
 
 #[cfg(test)]
@@ -264,7 +287,8 @@ mod tests {
 
     #[test]
     fn toml_round_trips() {
-        let bits = Bits::from_toml("default = 8\n[layers]\n\"/stem/Conv\" = \"float\"\n\"a\\\"b\" = 4\n").expect("valid");
+        let names = "\"/stem/Conv\" = \"float\"\n\"a\\\"b\" = 4\n\"\\\"'''\\n = 0\\n\" = 2\n\"\" = 3\n";
+        let bits = Bits::from_toml(&format!("default = 8\n[layers]\n{names}")).expect("valid");
         assert_eq!((bits.width("/stem/Conv"), bits.width("a\"b"), bits.width("other")), (Width::Float, Width::Int(4), Width::Int(8)));
         assert_eq!(Bits::from_toml(&bits.to_toml()).expect("own output"), bits);
     }
@@ -287,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_layer_may_read_other_bits() {
-        let text = "[layers]\na = { activations = 16 }\nb = { bits = 4, scheme = \"normal\", activations = 4 }\nc = 4\nd = { bits = \"2..8\", activations = 16 }\n";
+        let text = "[layers]\na = { activations = 16 }\nb = { bits = 4, scheme = \"normal\", activations = 4 }\nc = 4\nd = { bits = \"2..8\", activations = \"16\" }\n";
         let bits = Bits::from_toml(text).expect("valid");
         assert_eq!(bits.activations, [("a", 16), ("b", 4), ("d", 16)].map(|(l, b)| (l.to_owned(), b)).into());
         assert_eq!(bits.width("a"), Width::Int(8));

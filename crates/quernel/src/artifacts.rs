@@ -143,6 +143,9 @@ pub fn save(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
         if path.is_dir() {
             return Err(fail(path, &"it is a folder"));
         }
+        if !folder.is_dir() {
+            return Err(fail(path, &format!("there is no folder `{}`", folder.display())));
+        }
         let mut temporary = NamedTempFile::new_in(folder).map_err(|e| fail(path, &e.kind()))?;
         temporary.write_all(bytes).and_then(|()| temporary.flush()).map_err(|e| fail(path, &e.kind()))?;
         open_up(&temporary).map_err(|e| fail(path, &e.kind()))?;

@@ -152,6 +152,13 @@ impl Compiler {
                 message: "the model arrives quantized: its own scales are used, and no samples are needed".into(),
             });
         }
+        if quantized && wants_integers && (self.bits != Bits::default() || self.activation_bits != 8) {
+            out.remarks.push(Remark {
+                by: "options".into(),
+                at: model.file.clone(),
+                message: "the model arrives quantized: what it rounds keeps its own widths, and the asked ones hold for the rest".into(),
+            });
+        }
         if self.stop_after == Stage::Imported {
             return Ok(out);
         }

@@ -1,8 +1,6 @@
 //! Whole random programs: compiled code gives the interpreter's bytes for every kind of step, on every level.
 
-mod common;
-
-use common::differences;
+use crate::common::differences;
 use quernel_ir::{
     Binary, Scalar, Stage, Unary, plain,
     program::{Program, Strided, Strides, What},
@@ -100,8 +98,8 @@ fn plain_steps() -> Vec<Program> {
     }
     all.extend(Unary::ALL.into_iter().map(|op| (What::UnaryFloat { op, count: 5 }, vec![4], 4)));
     let program = |(what, reads, write): (What, Vec<usize>, usize)| {
-        let operands = reads.iter().map(|width| common::Operand::Data(vec![0; 5 * width])).collect();
-        common::step_program(what, operands, 5 * write, false, false).0
+        let operands = reads.iter().map(|width| crate::common::Operand::Data(vec![0; 5 * width])).collect();
+        crate::common::step_program(what, operands, 5 * write, false, false).0
     };
     all.into_iter().map(program).collect()
 }
@@ -115,7 +113,7 @@ fn no_step_needs_a_library() {
         let dims = vec![40, rows];
         let from = Strides { start: 0, steps: vec![1, 40] };
         let what = What::Move { width: 1, over: Strided { operands: vec![from, Strides::dense(&dims)], dims } };
-        common::step_program(what, vec![common::Operand::Data(vec![0; 40 * rows])], 40 * rows, false, false).0
+        crate::common::step_program(what, vec![crate::common::Operand::Data(vec![0; 40 * rows])], 40 * rows, false, false).0
     });
     // Random programs until every kind of step occurred.
     let mut kinds = BTreeSet::new();
@@ -212,7 +210,7 @@ fn every_variant_of_a_multi_target_program() {
             let got = if runs_here[number as usize] {
                 jit.run(&bytes)
             } else {
-                jit.run_by(&bytes, |entry, arguments| common::emulator::Cpu::new(false).call(entry, &arguments) as i32)
+                jit.run_by(&bytes, |entry, arguments| crate::common::emulator::Cpu::new(false).call(entry, &arguments) as i32)
             };
             assert!(got.unwrap() == want, "seed {seed}, variant {number}");
         }

@@ -1,8 +1,6 @@
 //! What an object file holds, on every target: symbols, sections, mnemonics, determinism.
 
-mod common;
-
-use common::{Case, Kind, Rng, conv_program};
+use crate::common::{Case, Kind, Rng, conv_program};
 use object::{Object as _, ObjectSection, ObjectSymbol, RelocationKind, SectionKind};
 use quernel_codegen::{Jit, Level, Options, Target, assembly, clif, header, object, targets};
 use quernel_ir::{

@@ -1,12 +1,8 @@
 //! The checker of objects: it accepts every object that is made, on every target, and nothing that was changed. Each
 //! change must break the promise that it is about; the hash in the header is made to fit, so that it hides nothing.
 
-mod common;
-#[path = "common/elf.rs"]
-mod elf;
-
-use common::{Case, Kind, Rng, conv_program};
-use elf::{Elf, HEADER, RELOCATION, SYMBOL};
+use crate::common::{Case, Kind, Rng, conv_program};
+use crate::elf::{Elf, HEADER, RELOCATION, SYMBOL};
 use quernel_codegen::{Fault, Level, Options, Promise, Target, header, object, targets, verify};
 use quernel_ir::{
     Program,

@@ -1,8 +1,6 @@
 //! Weights in codes: expansion, and products that expand as they go, at every tail of depth, columns and rows.
 
-mod common;
-
-use common::{Operand, Rng, agree, step_program};
+use crate::common::{Operand, Rng, agree, step_program};
 use quernel_ir::{
     codes::{self, UNIT},
     op::WindowDim,

@@ -1,9 +1,7 @@
 //! Every kind of step but convolutions, on every level, against the interpreter: vectors and their tails, strides and
 //! gaps, both signednesses, NaN and its kin. Results lie in a slot full of 0x5a, so a stray byte shows.
 
-mod common;
-
-use common::{Operand, Rng, agree, outputs, step_program};
+use crate::common::{Operand, Rng, agree, outputs, step_program};
 use quernel_ir::{
     Binary, Comparison, PoolKind, ReduceKind, Scalar, Storage, Unary, exact,
     op::WindowDim,

@@ -1,9 +1,7 @@
 //! Steps over computed indices, orders and folds, on every level, against the interpreter: every type, indices far outside
 //! their axes, ties, and every kind of float.
 
-mod common;
-
-use common::{Operand, Rng, agree, copy, fill, step_program};
+use crate::common::{Operand, Rng, agree, copy, fill, step_program};
 use quernel_ir::{
     Binary, ReduceKind, Scalar,
     plain::Number,

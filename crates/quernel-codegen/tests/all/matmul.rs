@@ -1,9 +1,7 @@
 //! Integer products of two computed matrices: compiled code gives the interpreter's bytes on every level, for odd sizes, batches,
 //! transposed operands, and zero points and bytes at the ends of their ranges.
 
-mod common;
-
-use common::{Rng, differences};
+use crate::common::{Rng, differences};
 use quernel_ir::{
     Elem, Graph, Multiplier, Op, Origin, Quant, Stage, Storage, Tensor, TensorTy, Value, infer,
     program::{Program, What},

@@ -1,9 +1,7 @@
 //! The instructions on which the speed of a level hangs, read back from the machine code of an object: their names, widths
 //! and encodings. An EVEX form in code for AVX-VNNI, or a narrow form in code for AVX-512, would go unnoticed otherwise.
 
-mod common;
-
-use common::{Case, Kind, Rng, conv_program};
+use crate::common::{Case, Kind, Rng, conv_program};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 use object::{Object, ObjectSection, ObjectSymbol};
 use quernel_codegen::{Options, Target, object as compile};

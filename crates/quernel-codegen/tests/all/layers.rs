@@ -1,13 +1,8 @@
 //! A thousand random layers; `cargo xtask layers` checks as many as one likes.
-#![cfg(target_os = "linux")]
-
-mod common;
-#[path = "common/layers.rs"]
-mod layers;
 
 #[test]
 fn a_thousand_layers() {
-    let tally = layers::check(1, 0, 1000, |_, _| ()).unwrap_or_else(|e| panic!("{e}"));
+    let tally = crate::drawn::check(1, 0, 1000, |_, _| ()).unwrap_or_else(|e| panic!("{e}"));
     println!("{tally:#?}");
     for kind in ["conv", "dense", "depthwise", "float", "pool"] {
         assert!(tally.layers.get(kind).is_some_and(|n| *n >= 40), "{kind}: {:?}", tally.layers);

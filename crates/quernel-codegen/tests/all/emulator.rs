@@ -1,10 +1,7 @@
 //! The emulator against the real CPU: the same code run natively and emulated, instruction by instruction, gives the same
 //! bytes. What it adds to this CPU, AVX-512 and AVX-VNNI, is checked by the interpreter's results everywhere else.
-#![cfg(target_arch = "x86_64")]
 
-mod common;
-
-use common::{
+use crate::common::{
     Case, Kind, Rng, conv_program,
     emulator::{Answers, Cpu},
     machines::machines,

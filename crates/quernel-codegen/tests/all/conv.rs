@@ -1,9 +1,7 @@
 //! Convolutions on every level against the interpreter: tails of every extent, strides, dilations, groups, padding,
 //! both signednesses, residuals, extreme sums, views with gaps.
 
-mod common;
-
-use common::{Case, Kind, Rng, agree, conv_program};
+use crate::common::{Case, Kind, Rng, agree, conv_program};
 use quernel_codegen::{Options, Target, object};
 use quernel_ir::{
     op::WindowDim,
