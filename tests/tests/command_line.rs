@@ -116,6 +116,38 @@ fn bad_options_are_refused() {
 }
 
 #[test]
+fn outputs_take_no_place_but_their_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let model = at("m.onnx");
+    std::fs::copy(fixture("digits.onnx"), &model).expect("copied");
+    std::os::unix::fs::symlink(&model, at("link.o")).expect("linked");
+    let socket = std::os::unix::net::UnixListener::bind(at("socket.o")).expect("bound");
+    let before = std::fs::read(&model).expect("readable");
+    for (output, emit, piece) in [
+        ("m.onnx", "obj", "among the files that were read"),
+        ("link.o", "obj", "among the files that were read"),
+        ("socket.o", "obj", "not a regular file"),
+        ("y.h", "obj,header", "two outputs have this name"),
+    ] {
+        let out = quernel(&["compile", &text(&model), "--bits", "float", "--emit", emit, "-o", &text(&at(output))]);
+        assert_eq!(out.status.code(), Some(1), "{output}: {}", stderr(&out));
+        assert!(stderr(&out).contains(piece) && stderr(&out).contains("QN0030"), "{output}: {}", stderr(&out));
+    }
+    drop(socket);
+    assert_eq!(std::fs::read(&model).expect("readable"), before);
+    let mut left: Vec<_> = std::fs::read_dir(folder.path()).expect("readable").map(|e| e.expect("entry").file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["link.o", "m.onnx", "socket.o"]);
+    // What a link names is written, the link stays.
+    std::os::unix::fs::symlink(at("real.o"), at("new.o")).expect("linked");
+    std::fs::write(at("real.o"), "").expect("written");
+    let out = quernel(&["compile", &text(&model), "--bits", "float", "--emit", "obj", "-o", &text(&at("new.o"))]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert!(std::fs::metadata(at("real.o")).expect("there").len() > 0 && at("new.o").is_symlink());
+}
+
+#[test]
 fn errors_as_json() {
     let out = quernel(&["--error-format", "json", "compile", "fixtures/bad/unknown_operator.onnx", "--bits", "float"]);
     let message = stderr(&out);

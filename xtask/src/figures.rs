@@ -85,8 +85,9 @@ const CASES: &[Case] = &[
 
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let mut build = crate::command("cargo");
-    build.args(["build", "-q", "--release"]);
-    crate::succeed(build, "cargo build --release")?;
+    // With the features of the workspace, as the tests build it.
+    build.args(["build", "-q", "--release", "--workspace"]);
+    crate::succeed(build, "cargo build --release --workspace")?;
     if arguments == ["quantization"] {
         return crate::quantization::run();
     }
@@ -95,7 +96,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let mut page = fs::read_to_string(&readme).map_err(|why| format!("README.md: {why}"))?;
     page = section(&page, "accuracy", &accuracy()?)?;
     match speed()? {
-        Some(table) => page = section(&page, "speed", &table)?,
+        Some(table) => page = section(&page, speed_section(), &table)?,
         None => eprintln!("kept the old speeds: QUERNEL_PEERS does not name the driver of the comparison"),
     }
     fs::write(&readme, page).map_err(|why| format!("README.md: {why}"))
@@ -156,6 +157,15 @@ const PEERS: &[(&str, &str)] = &[
     ("litert_int8", "LiteRT"),
 ];
 const NETWORKS: &[&str] = &["autoenc", "dscnn", "resnet8", "vww", "mobilenetv2", "minilm", "resnet50"];
+
+/// The table of machines like this one: every instruction set that is a case of its own has one.
+fn speed_section() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512vnni") {
+        return "speed";
+    }
+    "speed-avx2"
+}
 
 /// Times of the peers as multiples of ours, all levels of ours in runs of their own.
 fn speed() -> Result<Option<String>, String> {

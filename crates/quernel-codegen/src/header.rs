@@ -54,8 +54,11 @@ pub fn header(p: &Program, target: &Target, options: &Options, object: &Object) 
     let _ = writeln!(out, "#define {upper}_ARENA_SIZE {}", p.arena_bytes);
     let _ = writeln!(out, "#define {upper}_ARENA_ALIGN {ALIGN}");
     let _ = writeln!(out, "#define {upper}_STACK_SIZE {}", object.stack_bytes);
-    let _ = writeln!(out, "/* of the object file, by which `quernel verify` knows that both belong together */");
-    let _ = writeln!(out, "#define {upper}_OBJECT_HASH \"{:016x}\"\n", quernel_ir::tensor::fnv1a(&object.bytes));
+    let _ =
+        writeln!(out, "/* of the object file, by which `quernel verify` knows that both belong together, and of all other lines here */");
+    let _ = writeln!(out, "#define {upper}_OBJECT_HASH \"{:016x}\"", quernel_ir::tensor::fnv1a(&object.bytes));
+    let place = out.len();
+    out.push('\n');
     let _ = writeln!(out, "#ifdef __cplusplus\nextern \"C\" {{\n#endif\n");
     let mut params = Vec::new();
     for (i, port) in p.inputs.iter().enumerate() {
@@ -70,7 +73,21 @@ pub fn header(p: &Program, target: &Target, options: &Options, object: &Object) 
     let _ = writeln!(out, "/* JSON text: versions, model hash, target, sizes, names and dimensions of inputs and outputs. */");
     let _ = writeln!(out, "const char *{name}_info(void);\n");
     let _ = writeln!(out, "#ifdef __cplusplus\n}}\n#endif\n\n#endif");
+    let own = format!("{}\"{:016x}\"\n", hash_line(name), hash(name, &out));
+    out.insert_str(place, &own);
     out
+}
+
+/// How the line begins that holds the hash of all others.
+fn hash_line(name: &str) -> String {
+    format!("#define {}_HEADER_HASH ", name.to_uppercase())
+}
+
+/// The hash of all lines of a header but that of the hash itself.
+pub fn hash(name: &str, header: &str) -> u64 {
+    let own = hash_line(name);
+    let lines: Vec<&str> = header.lines().filter(|l| !l.starts_with(&own)).collect();
+    quernel_ir::tensor::fnv1a(lines.join("\n").as_bytes())
 }
 
 /// `NAME_INPUT`, or `NAME_INPUT_0` when there are several.

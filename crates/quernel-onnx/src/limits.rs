@@ -77,8 +77,8 @@ pub fn limits_markdown() -> String {
     for (name, what, field) in SETTINGS {
         page += &format!("| `{name}` | {} | {what} |\n", *field(&mut defaults));
     }
-    page += "\n`--max-memory BYTES` (16G) bounds the memory of the whole process, whatever takes it; so does a limit of the system. Either\n\
-             ends in the same diagnostic and exit status 1. The library does not bound memory: its host does.\n\n\
+    page += "\n`--max-memory BYTES` (16G) bounds what the process allocates, whatever for; its own code and stacks, some 25 MB, come on top. So\n\
+             does a limit of the system. Either ends in the same diagnostic and exit status 1. The library does not bound memory: its host does.\n\n\
              ## Fixed\n\n| limit | what |\n| --- | --- |\n";
     for (value, what) in [
         (DEPTH, "bodies (of functions, conditions, loops) inside one another"),

@@ -161,8 +161,18 @@ impl<'de> Deserialize<'de> for Entry {
                         _ => return Err(de::Error::unknown_field(&key, &["bits", "scheme", "activations"])),
                     }
                 }
-                let scheme = scheme.unwrap_or_else(|| "linear".into());
-                let width = bits.unwrap_or(Width::Int(8)).with_scheme(&scheme).map_err(de::Error::custom)?;
+                let width = match (bits, scheme) {
+                    (Some(width), None) => width,
+                    (None, scheme) => Width::Int(8).with_scheme(scheme.as_deref().unwrap_or("linear")).map_err(de::Error::custom)?,
+                    (Some(width), Some(scheme)) => {
+                        let found = width.with_scheme(&scheme).map_err(de::Error::custom)?;
+                        // Some schemes have bits of their own.
+                        if found.bits() != width.bits() {
+                            return Err(de::Error::custom(format!("no {scheme} table of {width} bits")));
+                        }
+                        found
+                    }
+                };
                 Ok(Entry { width, activations })
             }
             fn visit_i64<E: de::Error>(self, v: i64) -> Result<Entry, E> {
@@ -256,8 +266,9 @@ impl Bits {
         let shown = |w: &Width| match w {
             Width::Float => "\"float\"".to_owned(),
             Width::Int(bits) => bits.to_string(),
-            Width::Panels(..) => format!("\"{w}\""),
-            Width::Code(table, bits) => format!("{{ bits = {}, scheme = \"{table}\" }}", (*bits).max(2)),
+            Width::Panels(..) | Width::Code(TableScheme::Ternary | TableScheme::Binary, _) => format!("\"{w}\""),
+            Width::Code(table, 1) => format!("{{ bits = \"binary\", scheme = \"{table}\" }}"),
+            Width::Code(table, bits) => format!("{{ bits = {bits}, scheme = \"{table}\" }}"),
             Width::Auto(bits) => format!("{{ bits = {bits}, scheme = \"auto\" }}"),
         };
         let mut text = format!("default = {}\n\n[layers]\n", shown(&self.default));
@@ -303,8 +314,19 @@ mod tests {
         let want = [code(TableScheme::Ternary, 2), code(TableScheme::Normal, 3), code(TableScheme::Binary, 1), Width::Int(4)];
         assert_eq!(widths, want);
         assert_eq!(Bits::from_toml(&bits.to_toml()).expect("own output"), bits);
+        let text = "default = \"binary\"\n[layers]\na = { bits = \"ternary\", activations = 4 }\nb = { bits = \"binary\", scheme = \"codebook\" }\n";
+        let bits = Bits::from_toml(text).expect("valid");
+        let widths = ["a", "b", "c"].map(|layer| bits.width(layer));
+        assert_eq!(widths, [code(TableScheme::Ternary, 2), code(TableScheme::Codebook, 1), code(TableScheme::Binary, 1)]);
+        assert_eq!(Bits::from_toml(&bits.to_toml()).expect("own output"), bits);
         assert_eq!(Bits::uniform(Width::Int(4)).with_scheme("power-of-two").expect("4 bits").default, code(TableScheme::PowerOfTwo, 4));
-        for bad in ["scheme = \"codebook\"", "scheme = \"cubic\"", "[layers]\na = { scheme = \"normal\" }", "[layers]\na = { bit = 4 }"] {
+        for bad in [
+            "scheme = \"codebook\"",
+            "scheme = \"cubic\"",
+            "[layers]\na = { scheme = \"normal\" }",
+            "[layers]\na = { bit = 4 }",
+            "[layers]\na = { bits = 8, scheme = \"ternary\" }",
+        ] {
             assert_eq!(Bits::from_toml(bad).expect_err(bad).code, Code::BadBits);
         }
     }

@@ -128,20 +128,38 @@ pub fn write(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Art
     Ok((files, report))
 }
 
+/// Refuses outputs that would take the place of what was read.
+///
+/// # Errors
+/// An output that is one of the files read, by whatever name.
+pub fn apart<'a>(outputs: impl IntoIterator<Item = &'a Path>, read: &[PathBuf]) -> Result<(), Failure> {
+    let read: Vec<PathBuf> = read.iter().filter_map(|p| std::fs::canonicalize(p).ok()).collect();
+    match outputs.into_iter().find(|o| std::fs::canonicalize(o).is_ok_and(|o| read.contains(&o))) {
+        None => Ok(()),
+        Some(output) => Err(fail(output, &"it is among the files that were read")),
+    }
+}
+
+fn fail(path: &Path, why: &dyn std::fmt::Display) -> Failure {
+    Diagnostic::new(Code::OutputNotWritable, format!("cannot write the file: {why}")).in_file(path.display().to_string()).into()
+}
+
 /// Writes files through temporary ones beside them: first all contents, then all names. When a name cannot be given,
-/// those given before are taken back.
+/// those given before are taken back. What a link points to is replaced, not the link.
+///
+/// # Errors
+/// A path that is twice among them, or names anything but a regular file, and those of the system.
 pub fn save(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
-    let fail = |path: &Path, e: &dyn std::fmt::Display| {
-        Failure::from(Diagnostic::new(Code::OutputNotWritable, format!("cannot write the file: {e}")).in_file(path.display().to_string()))
-    };
-    let mut ready = Vec::new();
+    let mut ready: Vec<(PathBuf, NamedTempFile)> = Vec::new();
     for (path, bytes) in files {
         let folder = match path.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
             _ => Path::new("."),
         };
-        if path.is_dir() {
-            return Err(fail(path, &"it is a folder"));
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => return Err(fail(path, &"it is a folder")),
+            Ok(found) if !found.is_file() => return Err(fail(path, &"it is not a regular file")),
+            _ => {}
         }
         if !folder.is_dir() {
             return Err(fail(path, &format!("there is no folder `{}`", folder.display())));
@@ -149,16 +167,20 @@ pub fn save(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
         let mut temporary = NamedTempFile::new_in(folder).map_err(|e| fail(path, &e.kind()))?;
         temporary.write_all(bytes).and_then(|()| temporary.flush()).map_err(|e| fail(path, &e.kind()))?;
         open_up(&temporary).map_err(|e| fail(path, &e.kind()))?;
-        ready.push((*path, temporary));
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        if ready.iter().any(|(other, _)| *other == target) {
+            return Err(fail(path, &"two outputs have this name"));
+        }
+        ready.push((target, temporary));
     }
-    let mut done: Vec<&Path> = Vec::new();
+    let mut done: Vec<PathBuf> = Vec::new();
     for (path, temporary) in ready {
-        if let Err(e) = temporary.persist(path) {
+        if let Err(e) = temporary.persist(&path) {
             for path in done {
                 // The first error is the one to report.
                 let _ = std::fs::remove_file(path);
             }
-            return Err(fail(path, &e.error.kind()));
+            return Err(fail(&path, &e.error.kind()));
         }
         done.push(path);
     }

@@ -45,7 +45,7 @@ pub use evaluate::{Evaluation, check_against_interpreter, encode, encode_for, ev
 pub use export::{Exported, export};
 pub use failure::{Failure, diagnostic_json};
 pub use html::page;
-pub use model::{Model, ModelOptions, read_text, symbol_name};
+pub use model::{Model, ModelOptions, read_file, read_text, symbol_name};
 pub use options::{parse_bits, parse_bits_and_scheme, parse_calibration};
 pub use pareto::{Point, pareto};
 pub use recover::Recovery;

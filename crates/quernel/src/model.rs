@@ -40,7 +40,7 @@ pub struct Model {
 const MAX_FILE_BYTES: u64 = 4 << 30;
 
 /// Reads a file a user named. Only regular files: a pipe or a device could block or never end.
-pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     let file = path.display().to_string();
     let fail = |message: String| Failure::from(Diagnostic::new(Code::FileNotFound, message).in_file(&file));
     let metadata = std::fs::metadata(path).map_err(|e| fail(format!("cannot read the file: {e}")))?;

@@ -44,6 +44,7 @@ pub fn run(a: &Calibrate, messages: &Messages) -> Result<(), Failure> {
     if a.output.as_os_str() == "-" {
         return setup::print(&json);
     }
+    artifacts::apart([a.output.as_path()], &[model.files(), a.samples.clone()].concat())?;
     artifacts::save(&[(&a.output, json.as_bytes())])?;
     setup::print(&format!("wrote {}: {} tensors over {} samples\n", a.output.display(), ranges.tensors().count(), ranges.samples()))
 }

@@ -58,7 +58,9 @@ fn write(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failu
         let (files, _) = artifacts::make(compiled, Path::new("-"), &[kind])?;
         return setup::print_bytes(&files[0].bytes);
     }
-    let (files, report) = artifacts::write(compiled, &out, &kinds)?;
+    let (files, report) = artifacts::make(compiled, &out, &kinds)?;
+    artifacts::apart(files.iter().map(|f| f.path.as_path()).chain(a.depfile.as_deref()), read)?;
+    artifacts::save(&files.iter().map(|f| (f.path.as_path(), f.bytes.as_slice())).collect::<Vec<_>>())?;
     if let (Some(depfile), Some(first)) = (&a.depfile, files.first()) {
         artifacts::save(&[(depfile, rule(&first.path, read).as_bytes())])?;
     }

@@ -3,13 +3,12 @@ use crate::args::Verify;
 use quernel::{
     Failure, codegen,
     ir::{Code, Diagnostic},
-    read_text,
+    read_file, read_text,
 };
 
 pub fn run(a: &Verify) -> Result<(), Failure> {
     let file = a.object.display().to_string();
-    let bytes = std::fs::read(&a.object)
-        .map_err(|e| Failure::from(Diagnostic::new(Code::FileNotFound, format!("cannot read the file: {e}")).in_file(&file)))?;
+    let bytes = read_file(&a.object)?;
     let beside = a.object.with_extension("h");
     let header = a.header.clone().or_else(|| beside.is_file().then_some(beside));
     let text = header.as_ref().map(|path| read_text(path)).transpose()?;
@@ -20,7 +19,7 @@ pub fn run(a: &Verify) -> Result<(), Failure> {
         };
         Failure(faults.into_iter().map(one).collect())
     })?;
-    let with = header.map_or("no header".to_owned(), |h| format!("header {}", h.display()));
+    let with = header.map_or("no header, so no hash was checked".to_owned(), |h| format!("header {}", h.display()));
     setup::print(&format!(
         "{file}: {} for {}, {with}\n{} functions, {} instructions in {} bytes; {} relocations; {} bytes of constants, {} writable\n\
          stack: {} bytes found, {} promised\nkeeps every promise\n",

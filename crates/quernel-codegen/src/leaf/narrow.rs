@@ -3,8 +3,8 @@
 //! * [`Dot::Bytes`]: `vpdpbusd`, two accumulators of eight channels per pixel and panel.
 //! * [`Dot::Pairs`] (AVX2): even and odd taps of operands and weights widen to 16 bits, and `vpmaddwd` adds two exact
 //!   products of each. Widening the weights costs as much as a pixel's products, so four pixels share it.
-//! * [`Dot::Sums`] (AVX2): `vpmaddubsw` adds two products in 16 bits, which saturate on ordinary 8-bit weights. A layer
-//!   takes this form only if its real weights exclude that; with weights of 7 bits or fewer they always do.
+//! * [`Dot::Sums`] (AVX2): `vpmaddubsw` adds two products in 16 bits, which saturate on ordinary 8-bit weights. A layer,
+//!   or a block of it ([`super::mixed`]), takes this form only if its real weights exclude that; those of 7 bits or fewer do.
 
 use super::{
     asm::{Asm, Emitted, xmm, ymm},

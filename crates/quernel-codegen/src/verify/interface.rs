@@ -1,5 +1,7 @@
 //! What an object says of itself, and its header.
 
+use crate::header::hash;
+
 use super::{Fault, Faults, Promise, file::File};
 use quernel_ir::tensor::fnv1a;
 use serde_json::Value;
@@ -84,6 +86,7 @@ fn header_faults(name: &str, info: &Value, object: &[u8], header: &str) -> Vec<S
         (format!("{upper}_ARENA_ALIGN"), info["align"].to_string()),
         (format!("{upper}_STACK_SIZE"), info["stack"].to_string()),
         (format!("{upper}_OBJECT_HASH"), format!("\"{:016x}\"", fnv1a(object))),
+        (format!("{upper}_HEADER_HASH"), format!("\"{:016x}\"", hash(name, header))),
     ];
     for kind in ["INPUT", "OUTPUT"] {
         let ports = info[format!("{}s", kind.to_lowercase())].as_array().cloned().unwrap_or_default();

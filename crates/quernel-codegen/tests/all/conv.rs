@@ -165,6 +165,39 @@ fn layers_of_real_sizes() {
     println!("{panels:?} {depthwise:?}");
 }
 
+/// Layers whose blocks are of both kinds, in several chunks and kernel rows, the last panel not full.
+#[test]
+fn layers_with_saturating_blocks() {
+    let mut rng = Rng(31);
+    for (kernel, i, o) in [(1, 260, 24), (3, 96, 40), (3, 8, 16), (1, 600, 17)] {
+        for residual in [false, true] {
+            let dim = WindowDim { kernel, stride: 1, dilation: 1, before: 0, after: 0 };
+            let end = End::Requantize { zero: 0, lo: 0, hi: 255, signed: false };
+            let case = Case {
+                n: 1,
+                h: kernel + 1,
+                w: kernel + 4,
+                i,
+                o,
+                groups: 1,
+                window: [dim, dim],
+                layout: WeightLayout::Panels { contiguous: true, depth: 4 },
+                residual,
+                gap: 0,
+                kind: Kind::Int { words: false, signed: false, zero: 3, residual_signed: false, end, extreme: false },
+            };
+            let mixed = (0..64).find_map(|_| {
+                let (program, inputs) = conv_program(&case, &mut rng);
+                let haswell = Target::parse(Some("x86_64-unknown-linux-gnu"), Some("haswell")).unwrap();
+                let made = object(&program, &haswell, &Options::default()).unwrap();
+                made.functions.iter().any(|f| f.kernel.ends_with("__avx2_mixed")).then_some((program, inputs))
+            });
+            let (program, inputs) = mixed.expect("weights that are mostly small");
+            agree(&case, &program, &inputs);
+        }
+    }
+}
+
 /// Depthwise layers over every tail: channels around eights and blocks, widths and heights around tiles, all kernels.
 #[test]
 fn depthwise_tails() {

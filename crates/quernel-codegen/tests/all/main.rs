@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(target_os = "linux")]
 #[path = "../common/layers.rs"]
 mod drawn;
 #[path = "../common/elf.rs"]

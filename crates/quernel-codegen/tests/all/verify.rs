@@ -301,6 +301,16 @@ fn headers_belong_to_their_objects() {
         }
     }
     assert!(kinds >= 60, "{kinds}");
+    // Any other text, comments and prototypes included.
+    for at in 0..header.len() {
+        let mut changed = header.clone().into_bytes();
+        changed[at] ^= 1 << (at % 7);
+        if let Ok(changed) = String::from_utf8(changed) {
+            assert!(verify(&bytes, Some(&changed)).is_err(), "byte {at}: {changed}");
+        }
+    }
+    assert!(verify(&bytes, Some(&format!("{header}#define net_run(a, b, c) 0\n"))).is_err());
+    verify(&bytes, Some(&header.replace('\n', "\r\n"))).unwrap();
     let elf = Elf::new(&bytes);
     for (what, from, to) in [
         ("name", "\"name\":\"net\"", "\"name\":\"nut\""),

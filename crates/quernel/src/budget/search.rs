@@ -105,7 +105,10 @@ pub fn search(compiler: &Compiler, budget: &Budget, model: &Model, progress: &mu
     let labels = samples.labels();
     let mut s = Search { compiler, model, samples, labels, loss, probes, sizes, times, known: BTreeMap::new() };
     let limits = s.limits(budget)?;
+    let whole = vec![0; s.probes.len()];
     let found = match (budget.drop, limits) {
+        // Where no limit binds there is nothing to choose.
+        (None, _) if s.fits(&whole, limits) => whole,
         (Some(drop), [None, None]) => s.smallest(drop, progress)?,
         _ => {
             let found = s.best(limits, progress)?;
@@ -196,11 +199,6 @@ impl Search<'_> {
 
     /// The assignment of least real loss that was found within the limits.
     fn best(&mut self, limits: [Option<u64>; 2], progress: &mut dyn FnMut(Progress)) -> Result<Vec<usize>, Failure> {
-        // Where no limit binds there is nothing to choose.
-        let whole = vec![0; self.probes.len()];
-        if self.fits(&whole, limits) {
-            return Ok(whole);
-        }
         let mut best: Option<(f64, Vec<usize>)> = None;
         for share in SHARES {
             let Some(options) = self.knapsack(limits.map(|l| l.map(|l| (l as f64 * share) as u64))) else { continue };

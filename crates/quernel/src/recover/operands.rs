@@ -234,19 +234,24 @@ mod tests {
             let want = eval_node(&op, &[&tx, &tw], &ty).expect("runs").to_f32().expect("floats");
             let g = Geometry::of(&op, &tx.ty, &tw.ty, &ty).expect("a layer");
             let (data, weights) = (Values::Real(&numbers(x, 1), 1.0).narrow(), numbers(w, 5));
+            let twice: Vec<i16> = data.iter().map(|x| 2 * x).collect();
+            let places: Vec<i16> = (0..want.len() as i16).collect();
             let positions: Vec<usize> = (0..g.positions).rev().collect();
             assert!(positions.len() > 2 && positions.len() <= BLOCK);
-            let mut blocks = g.blocks(false);
+            let mut blocks = g.blocks(true);
             // In two parts, the second behind the first.
-            g.fill(&mut blocks, &data, &data, None, &positions[..2]);
-            g.fill(&mut blocks, &data, &data, None, &positions[2..]);
+            g.fill(&mut blocks, &data, &twice, Some(&places), &positions[..2]);
+            g.fill(&mut blocks, &data, &twice, Some(&places), &positions[2..]);
             for (group, b) in blocks.iter().enumerate() {
                 for (column, &position) in positions.iter().enumerate() {
                     for row in 0..g.rows {
                         let weight = |i: usize| weights[(group * g.rows + row) * g.inputs + i];
                         let sum: f32 = (0..g.inputs).map(|i| f32::from(b.x[i * BLOCK + column]) * weight(i)).sum();
-                        assert_eq!(sum, want[g.result(group, row, position)], "{op:?} {position}");
+                        let at = g.result(group, row, position);
+                        assert_eq!(sum, want[at], "{op:?} {position}");
+                        assert_eq!(usize::from(b.r[row * BLOCK + column] as u16), at, "{op:?} {position}");
                     }
+                    assert!((0..g.inputs).all(|i| b.f[i * BLOCK + column] == 2 * b.x[i * BLOCK + column]), "{op:?} {position}");
                 }
             }
         }
