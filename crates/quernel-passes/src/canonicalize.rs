@@ -6,7 +6,7 @@
 //! * a product with a constant matrix on the right is a dense layer
 //! * constants stand on the right of a sum or product; subtracting one is adding its negative
 //! * a layer or product on dequantized integers forms its multipliers as models that arrive quantized do
-//! * a constant per channel, added right after a layer, joins the layer's bias
+//! * a constant per channel, added right after a layer of floats, joins the layer's bias; the bias of integers is integers
 
 use crate::{Cx, Pass, Sweep, rounded, sweep::along_axis};
 use quernel_ir::{Act, Binary, Diagnostic, Graph, Multiplier, Node, Op, Tensor, TensorTy, Unary, Value};
@@ -172,7 +172,7 @@ fn binary(s: &mut Sweep<'_>, n: Node, f: Binary) -> Result<(), Diagnostic> {
         (f, b) = (Binary::Add, s.constant(&name, tensor));
     }
     if f == Binary::Add
-        && let Some(layer) = s.open_layer(a)
+        && let Some(layer) = s.open_layer(a).filter(|&l| s.g.ty(s.g.nodes[l].args[0]).elem.is_f32())
         && let Some(offset) = s.g.tensor(b)
         && s.g.ty(a).dims == s.g.ty(node.result()).dims
     {
