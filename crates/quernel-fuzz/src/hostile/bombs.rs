@@ -20,6 +20,14 @@ fn sizes(cases: &mut Cases) {
         let expect = if i == 5 { Expect::Either } else { Expect::Error };
         cases.add(expect, format!("constant-{i}"), filled(shape, node("Add", &["x", "c"], &["y"], vec![])));
     }
+    let (nan, infinite) = (f32::NAN, f32::INFINITY);
+    for (i, bounds) in [[0.0, nan, 1.0], [nan, 4.0, 1.0], [0.0, 4.0, nan], [0.0, infinite, 1.0], [infinite, 4.0, 1.0], [0.0, 4.0, infinite]]
+        .iter()
+        .enumerate()
+    {
+        let operands = ["a", "b", "c"].iter().zip(bounds).map(|(name, x)| floats(name, &[], &[*x])).collect();
+        cases.add(Expect::Error, format!("range-{i}"), net(&[1, 8], vec![node("Range", &["a", "b", "c"], &["y"], vec![])], operands));
+    }
     let expanded = |shape: &[i64], rest: Vec<NodeProto>| {
         net(&[1, 1], [vec![node("Expand", &["x", "s"], &["e"], vec![])], rest].concat(), vec![longs("s", shape)])
     };

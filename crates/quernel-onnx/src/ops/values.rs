@@ -124,12 +124,14 @@ pub fn range(cx: &mut NodeCx<'_>) -> Built {
             let (span, step) = if delta > 0 { (limit - start, delta) } else { (start - limit, -delta) };
             (((span + step - 1).div_euclid(step)).max(0) as f64, Box::new(move |i| Number::Int(start + i as i128 * delta)))
         }
+        [Number::Real(start), Number::Real(limit), Number::Real(delta)] if [start, limit, delta].iter().any(|x| !x.is_finite()) => {
+            return Err(cx.bad_attribute("the bounds and the step have to be finite"));
+        }
         [Number::Real(start), Number::Real(limit), Number::Real(delta)] if delta != 0.0 => {
             (((limit - start) / delta).ceil().max(0.0), Box::new(move |i| Number::Real(start + i as f64 * delta)))
         }
         _ => return Err(cx.bad_attribute("the step is 0, or operands differ in type")),
     };
-    // A NaN saturates to 0.
     let n = n as usize;
     let width = scalar.bytes();
     Ok(vec![made(cx, vec![n], scalar, n, || (0..n).flat_map(|i| at(i).bits(scalar).to_le_bytes().into_iter().take(width)).collect())?])
