@@ -7,10 +7,10 @@ use super::{
     Leaf,
     asm::{Asm, Emitted, ymm, zmm},
     constant,
-    conv::{self, Body, Nest, X, Y},
     cost::Tile,
     epilogue::{Epilogue, Pointers},
     narrow::{Dot, Narrow, PARTS},
+    nest::{self, Body, Nest, X, Y},
     proof::Bounds,
 };
 use iced_x86::code_asm::*;
@@ -29,20 +29,20 @@ const MOST_WIDE: usize = 8;
 /// The leaf of a product of bits, in 512 bits or in 256.
 pub fn leaf(program: &Program, step: &Step, wide: bool) -> Option<Leaf> {
     let What::ConvBits { conv, end } = &step.what else { return None };
-    let nest = conv::nest(conv, 4, [1, 1, if matches!(end, End::Float { .. }) { 4 } else { 1 }])?;
+    let nest = nest::geometry(conv, 4, [1, 1, if matches!(end, End::Float { .. }) { 4 } else { 1 }])?;
     let bounds = bounds(program, step, 8 * (nest.panel_bytes() / PANEL) as i64)?;
     let single = nest.one_pixel();
     let (code, pixels, width, level) = if wide {
         let body = Wide { epilogue: Epilogue::new(*end, bounds, nest.pixel[Y], None) };
         let width = if single { 4 } else { 2 }.min(nest.panels());
-        (Asm::new().and_then(|f| conv::emit(f, &nest, &body, width)), body.most_pixels(width), width, "avx512bitalg")
+        (Asm::new().and_then(|f| nest::emit(f, &nest, &body, width)), body.most_pixels(width), width, "avx512bitalg")
     } else {
         let body = Bits { narrow: Narrow::new(Dot::Sums, *end, bounds, nest.pixel[Y], None) };
         let width = if single { MOST } else { 1 }.min(nest.panels());
-        (Asm::vex().and_then(|f| conv::emit(f, &nest, &body, width)), body.most_pixels(width), width, "avx2")
+        (Asm::vex().and_then(|f| nest::emit(f, &nest, &body, width)), body.most_pixels(width), width, "avx2")
     };
     let kernel = format!("conv_bits_{}x{}__{level}", nest.row_pixels().min(pixels), width * PANEL);
-    Some(Leaf { code: code.ok()?, kernel, frame: conv::frame(), cycles: None })
+    Some(Leaf { code: code.ok()?, kernel, frame: nest::frame(), cycles: None })
 }
 
 /// Bounds of sums that take up to `bits` from the bias.

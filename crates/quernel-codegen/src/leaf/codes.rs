@@ -8,10 +8,10 @@ use super::{
     Leaf,
     asm::{Asm, Emitted, ymm, zmm},
     constant,
-    conv::{self, Body, Nest, X},
     cost::Tile,
     epilogue::{Epilogue, Pointers},
     narrow::{Dot, Narrow, PARTS, sums_fit},
+    nest::{self, Body, Nest, X},
     proof,
 };
 use iced_x86::code_asm::*;
@@ -138,7 +138,7 @@ fn split(f: &mut Asm, bits: u8, parts: usize, from: AsmMemoryOperand, [low, high
 /// The geometry of a product over codes, and what was proven of its sums.
 fn geometry(program: &Program, step: &Step) -> Option<(Nest, u8, End, proof::Bounds)> {
     let What::ConvCodes { conv, bits, signed: false, end } = &step.what else { return None };
-    let nest = conv::nest(conv, 4, [1, 1, if matches!(end, End::Float { .. }) { 4 } else { 1 }])?;
+    let nest = nest::geometry(conv, 4, [1, 1, if matches!(end, End::Float { .. }) { 4 } else { 1 }])?;
     let nest = nest.with_panel_bytes(packed_len(nest.blocks * UNIT, *bits));
     Some((nest, *bits, *end, proof::bounds(program, step, conv, false)?))
 }
@@ -155,25 +155,25 @@ pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
             Some((i32::from(i16::MAX) / (2 * 255 * largest.max(1))).max(1) as usize)
         }
     };
-    let body = Coded { narrow: Narrow::new(dot, end, bounds, nest.pixel[conv::Y], None), bits, depth };
+    let body = Coded { narrow: Narrow::new(dot, end, bounds, nest.pixel[nest::Y], None), bits, depth };
     let width = if nest.one_pixel() { MOST.min(nest.panels()) } else { 1 };
     let f = if dot == (Dot::Bytes { vex: false }) { Asm::new() } else { Asm::vex() };
-    let code = f.and_then(|f| conv::emit(f, &nest, &body, width)).ok()?;
+    let code = f.and_then(|f| nest::emit(f, &nest, &body, width)).ok()?;
     let pixels = nest.row_pixels().min(body.most_pixels(width));
     let level = if depth.is_some() { "avx2" } else { dot.name() };
     let kernel = format!("conv_codes{bits}_{pixels}x{}__{level}", width * PANEL);
-    Some(Leaf { code, kernel, frame: conv::frame(), cycles: None })
+    Some(Leaf { code, kernel, frame: nest::frame(), cycles: None })
 }
 
 /// The product in 512 bits, with VBMI.
 pub fn wide(program: &Program, step: &Step) -> Option<Leaf> {
     let (nest, bits, end, bounds) = geometry(program, step)?;
-    let body = CodedWide { epilogue: Epilogue::new(end, bounds, nest.pixel[conv::Y], None), bits };
+    let body = CodedWide { epilogue: Epilogue::new(end, bounds, nest.pixel[nest::Y], None), bits };
     let width = if nest.one_pixel() { MOST_WIDE } else { 2 }.min(nest.panels());
-    let code = Asm::new().and_then(|f| conv::emit(f, &nest, &body, width)).ok()?;
+    let code = Asm::new().and_then(|f| nest::emit(f, &nest, &body, width)).ok()?;
     let pixels = nest.row_pixels().min(body.most_pixels(width));
     let kernel = format!("conv_codes{bits}_{pixels}x{}__avx512vnni", width * PANEL);
-    Some(Leaf { code, kernel, frame: conv::frame(), cycles: None })
+    Some(Leaf { code, kernel, frame: nest::frame(), cycles: None })
 }
 
 /// Pixels times panels of a tile in 256 bits, and in 512.

@@ -4,8 +4,8 @@
 use super::{
     Leaf,
     asm::{Asm, Emitted, ymm, zmm},
-    conv::{Body, Nest, X, emit, frame, nest, sum},
     cost::{Tile, split},
+    nest::{Body, Nest, X, emit, frame, geometry, sum},
 };
 use iced_x86::code_asm::*;
 use quernel_ir::program::{PANEL, Step, What};
@@ -13,7 +13,7 @@ use quernel_ir::program::{PANEL, Step, What};
 /// The leaf of an f32 convolution without implicit padding, over panels, of one group.
 pub fn conv(step: &Step, wide: bool) -> Option<Leaf> {
     let What::ConvFloat { conv, lo, hi } = &step.what else { return None };
-    let nest = nest(conv, 1, [4; 3])?;
+    let nest = geometry(conv, 1, [4; 3])?;
     let body = Float { wide, lo: *lo, hi: *hi, out_pixel: nest.pixel[2], residual: conv.residual.map(|_| nest.pixel[1]) };
     let width = match (nest.one_pixel(), wide) {
         (true, true) => 8,

@@ -11,8 +11,8 @@
 use super::{
     Leaf,
     a64::{Asm, SP, V, Vv, Vvv, X},
-    conv::{self, Nest},
     cost::split,
+    nest::{self, Nest},
 };
 use quernel_ir::{
     Program, codes,
@@ -63,7 +63,7 @@ struct Layer {
 pub fn leaf(program: &Program, step: &Step) -> Option<(Leaf, Vec<u8>)> {
     let What::Conv { conv, signed, residual_signed, end, .. } = &step.what else { return None };
     let width = if matches!(end, End::Float { .. }) { 4 } else { 1 };
-    let nest = conv::nest(conv, 4, [1, 1, width])?;
+    let nest = nest::geometry(conv, 4, [1, 1, width])?;
     if nest.pixels < 2 {
         return None;
     }
@@ -123,7 +123,7 @@ impl Layer {
 
     /// Operand, result and, where there is one, residual: indices of [`PLACES`].
     fn places(&self) -> Vec<usize> {
-        if self.residual.is_some() { vec![conv::X, conv::Y, conv::R] } else { vec![conv::X, conv::Y] }
+        if self.residual.is_some() { vec![nest::X, nest::Y, nest::R] } else { vec![nest::X, nest::Y] }
     }
 
     fn next_panel(&self, a: &mut Asm) {
@@ -132,10 +132,10 @@ impl Layer {
             (WEIGHTS, n.segments * n.blocks.div_ceil(2) * STEP),
             (BIAS, 4 * PANEL),
             (SCALE, 4 * PANEL),
-            (PLACES[conv::Y][2], PANEL * self.width()),
+            (PLACES[nest::Y][2], PANEL * self.width()),
         ];
         if self.residual.is_some() {
-            by.extend([(FACTORS, 2 * PANEL), (PLACES[conv::R][2], PANEL)]);
+            by.extend([(FACTORS, 2 * PANEL), (PLACES[nest::R][2], PANEL)]);
         }
         by.into_iter().for_each(|(x, bytes)| a.add(x, x, bytes as i64, TEMPORARY));
     }
@@ -176,7 +176,7 @@ impl Layer {
         let n = &self.nest;
         let t = Tile { pixels, quads: lanes.div_ceil(4) };
         for p in 0..pixels {
-            a.add(PIXEL + p as X, X_TILE, (p * n.pixel[conv::X]) as i64, TEMPORARY);
+            a.add(PIXEL + p as X, X_TILE, (p * n.pixel[nest::X]) as i64, TEMPORARY);
         }
         a.mov(WALK, BIAS);
         for j in 0..t.channels() {
@@ -211,9 +211,9 @@ impl Layer {
         for p in 0..pixels {
             let sums: Vec<V> = (0..t.quads).map(|quad| t.sum(p / 2, 2 * quad + p % 2)).collect();
             if self.residual.is_some() {
-                a.add(PIXEL, R_TILE, (p * n.pixel[conv::R]) as i64, TEMPORARY);
+                a.add(PIXEL, R_TILE, (p * n.pixel[nest::R]) as i64, TEMPORARY);
             }
-            a.add(PIXEL + 1, Y_TILE, (p * n.pixel[conv::Y]) as i64, TEMPORARY);
+            a.add(PIXEL + 1, Y_TILE, (p * n.pixel[nest::Y]) as i64, TEMPORARY);
             self.finish(a, &sums, lanes);
         }
     }

@@ -8,9 +8,9 @@
 
 use super::{
     asm::{Asm, Emitted, xmm, ymm},
-    conv::{Body, Nest, X, sum},
     cost::Tile,
     epilogue::{Epilogue, MAGIC},
+    nest::{Body, Nest, X, sum},
     proof::Bounds,
 };
 use iced_x86::code_asm::*;
@@ -33,13 +33,16 @@ pub enum Dot {
 impl Dot {
     /// Cycles of a pixel and panel of sixteen channels in a tile of `pixels`: products and their operands, then the end.
     pub fn cycles(self, blocks: usize, pixels: usize, residual: bool) -> f64 {
+        blocks as f64 * self.of_block(pixels) + if residual { 6.0 } else { 3.5 } + 8.0 / pixels as f64
+    }
+    /// Cycles of a block of four taps of a pixel and panel in a tile of `pixels`.
+    pub fn of_block(self, pixels: usize) -> f64 {
         let share = 1.0 / pixels as f64;
-        let block = match self {
+        match self {
             Self::Bytes { .. } => 1.0 + 0.1 * share,
             Self::Sums => 2.0 + 0.2 * share,
-            Self::Pairs => 2.6 + 1.6 * share,
-        };
-        blocks as f64 * block + if residual { 6.0 } else { 3.5 } + 8.0 * share
+            Self::Pairs => 2.9 + 2.0 * share,
+        }
     }
     /// Instruction set, as in a kernel's name.
     pub fn name(self) -> &'static str {
@@ -67,8 +70,6 @@ pub fn sums_fit(weights: &[u8]) -> bool {
 
 /// Register of sixteen equal words: 1 beside [`Dot::Sums`], 255 beside [`Dot::Pairs`].
 const CONSTANT: usize = 15;
-/// Registers between a tile's accumulators and the words 1 of [`Narrow::ones`].
-const ONES: usize = 4;
 
 /// Where a block's operands and weights are.
 pub struct Place<'a> {
@@ -110,7 +111,7 @@ impl Narrow {
     }
 
     /// Adds the products of a block of four taps. [`Dot::Sums`] and [`Dot::Pairs`] take a constant from [`CONSTANT`] if `dot`
-    /// is the layer's own; beside another, sums take theirs from where [`Self::ones`] put it.
+    /// is the layer's own; beside another, sums take theirs from memory.
     pub fn products(&self, f: &mut Asm, t: Tile, dot: Dot, at: &Place<'_>) -> Emitted<()> {
         let used = t.pixels * t.panels * PARTS;
         let x_dword = |m: usize| dword_ptr((at.x)(m));
@@ -139,7 +140,7 @@ impl Narrow {
             }
             Dot::Sums => {
                 let (x, w, product) = (used, used + 1, used + 3);
-                let ones = if self.dot == dot { CONSTANT } else { used + ONES };
+                let ones = f.splat16(1);
                 let held = t.pixels > 1;
                 for part in (0..2).filter(|_| held) {
                     f.a.vmovdqu(ymm(w + part), weight(0, part))?;
@@ -152,7 +153,11 @@ impl Narrow {
                         } else {
                             f.a.vpmaddubsw(ymm(product), ymm(x), weight(j, part))?;
                         }
-                        f.a.vpmaddwd(ymm(product), ymm(product), ymm(ones))?;
+                        if self.dot == dot {
+                            f.a.vpmaddwd(ymm(product), ymm(product), ymm(CONSTANT))?;
+                        } else {
+                            f.a.vpmaddwd(ymm(product), ymm(product), ymmword_ptr(ones))?;
+                        }
                         let acc = ymm(self.first(t, m, j) + part);
                         f.a.vpaddd(acc, acc, ymm(product))?;
                     }
@@ -184,11 +189,6 @@ impl Narrow {
             }
         }
         Ok(())
-    }
-
-    /// Puts the words 1 behind a tile's registers, for [`Dot::Sums`] in a layer of [`Dot::Pairs`].
-    pub fn ones(&self, f: &mut Asm, t: Tile) -> Emitted<()> {
-        f.a.vpsrlw(ymm(t.pixels * t.panels * PARTS + ONES), ymm(CONSTANT), 7)
     }
 
     /// Scaled sums of a pixel and panel: registers of channels 0 to 7 and 8 to 15. Two registers from `free` on are free,

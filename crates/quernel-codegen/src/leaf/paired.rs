@@ -5,9 +5,9 @@
 
 use super::{
     asm::{Asm, Emitted, xmm, ymm, zmm},
-    conv::{Nest, X, sum},
     cost::Tile,
     epilogue::{CONSTANT, Epilogue, MAGIC, ORDER, Pointers},
+    nest::{Nest, X, sum},
 };
 use iced_x86::code_asm::*;
 

@@ -5,9 +5,9 @@
 use super::{
     Leaf,
     asm::{Asm, Emitted, xmm, ymm},
-    conv::{self, Body, Nest, R, X, Y, sum},
     cost::{self, Tile},
     narrow::{PANELS_OF_ONE_PIXEL, PARTS, store_first_bytes, store_first_floats},
+    nest::{self, Body, Nest, R, X, Y, sum},
 };
 use iced_x86::code_asm::*;
 use quernel_ir::program::{End, PANEL, Step, What};
@@ -41,14 +41,14 @@ pub fn leaf(step: &Step, vnni: Option<Vnni>) -> Option<Leaf> {
     if unsigned {
         return None;
     }
-    let nest = conv::nest(conv, 2, [2, 2, if matches!(end, End::Float { .. }) { 4 } else { 2 }])?;
+    let nest = nest::geometry(conv, 2, [2, 2, if matches!(end, End::Float { .. }) { 4 } else { 2 }])?;
     let body = Words { vnni: vnni.is_some(), end: *end, out_pixel: nest.pixel[Y], residual: conv.residual.map(|_| nest.pixel[R]) };
     let width = if nest.one_pixel() { PANELS_OF_ONE_PIXEL.min(nest.panels()) } else { 1 };
     let (pixels, ..) = cost::split(nest.row_pixels(), body.most_pixels(width));
     let f = if vnni == Some(Vnni::Evex) { Asm::new() } else { Asm::vex() };
-    let code = f.and_then(|f| conv::emit(f, &nest, &body, width)).ok()?;
+    let code = f.and_then(|f| nest::emit(f, &nest, &body, width)).ok()?;
     let isa = if vnni.is_some() { "avxvnni" } else { "avx2" };
-    Some(Leaf { code, kernel: format!("conv_s16s8_{pixels}x{}__{isa}", width * PANEL), frame: conv::frame(), cycles: None })
+    Some(Leaf { code, kernel: format!("conv_s16s8_{pixels}x{}__{isa}", width * PANEL), frame: nest::frame(), cycles: None })
 }
 
 impl Words {

@@ -13,7 +13,7 @@ fn a_thousand_layers() {
     }
     // Layers of AVX2, which are not emulated, by what their weights allow.
     if quernel_codegen::Level::host().contains(&quernel_codegen::Level::V256) {
-        for dot in ["__avx2", "__avx2_sums", "__avx2_mixed"] {
+        for dot in ["__avx2", "__avx2_sums", "__avx2_widened", "__avx2_mixed"] {
             let count: usize = tally.kernels.iter().filter(|(k, _)| k.starts_with("conv_u8s8") && k.ends_with(dot)).map(|(_, n)| n).sum();
             assert!(count >= 20, "{dot}: {:?}", tally.kernels);
         }

@@ -134,7 +134,7 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
             // Weights of at most 64 have kernels of their own.
             let most = rng.pick(&[127, 127, 64, 7]);
             // So have layers where few exceed that.
-            let rare = rng.below(4) == 0;
+            let rare = rng.below(5) < 2;
             weights = pack(c.layout, conv.weight_dims(), 1, |_| {
                 let most = if rare { if rng.below(96) == 0 { 127 } else { 64 } } else { most };
                 vec![if extreme { sign * most as i8 } else { rng.range(-most, most) as i8 } as u8]
