@@ -62,14 +62,8 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     if let What::Lookup { .. } = step.what {
         return vbmi.then(|| lookup::leaf(step)).flatten();
     }
-    if let What::Quantize { .. } = step.what {
-        return quantize::leaf(step);
-    }
     if let What::Expand { .. } = step.what {
         return vbmi.then(|| codes::expand(step, true)).flatten();
-    }
-    if let What::SoftmaxFloat { .. } = step.what {
-        return softmax::leaf(step);
     }
     if let Some(leaf) = floats(step, true) {
         return Some(leaf);
@@ -154,9 +148,11 @@ fn words(step: &Step, vnni: Option<words::Vnni>) -> Option<Leaf> {
     slack(step).then(|| words::leaf(step, vnni)).flatten()
 }
 
-/// The leaf of a float layer or product; they read nothing behind their operands.
+/// The leaf of a step over floats; they read nothing behind their operands.
 fn floats(step: &Step, wide: bool) -> Option<Leaf> {
     match step.what {
+        What::Quantize { .. } => quantize::leaf(step, wide),
+        What::SoftmaxFloat { .. } => softmax::leaf(step, wide),
         What::ConvFloat { .. } => float::conv(step, wide),
         What::MatMulFloat { .. } => float::matmul(step, wide),
         _ => None,

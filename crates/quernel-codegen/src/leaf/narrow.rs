@@ -310,26 +310,9 @@ impl Narrow {
                     End::Requantize { zero, .. } => packed.push(self.words(f, halves, zero)?),
                 }
             }
-            let (End::Requantize { lo, hi, signed, .. }, Some(&a)) = (self.end, packed.first()) else { continue };
-            let b = packed.last().copied().unwrap_or(a);
-            if signed {
-                f.a.vpacksswb(ymm(a), ymm(a), ymm(b))?
-            } else {
-                f.a.vpackuswb(ymm(a), ymm(a), ymm(b))?
-            }
+            let (End::Requantize { .. }, Some(&a)) = (self.end, packed.first()) else { continue };
             // In order again: one pixel in each half.
-            let order = f.dwords(std::array::from_fn(|i| [0, 4, 1, 5, 2, 6, 3, 7][i % 8]));
-            f.a.vmovdqu(ymm(free), ymmword_ptr(order))?;
-            f.a.vpermd(ymm(a), ymm(free), ymm(a))?;
-            let (least, most) = if signed { (-128, 127) } else { (0, 255) };
-            if lo > least {
-                let bytes = f.splat8(lo as u8);
-                if signed { f.a.vpmaxsb(ymm(a), ymm(a), ymmword_ptr(bytes))? } else { f.a.vpmaxub(ymm(a), ymm(a), ymmword_ptr(bytes))? }
-            }
-            if hi < most {
-                let bytes = f.splat8(hi as u8);
-                if signed { f.a.vpminsb(ymm(a), ymm(a), ymmword_ptr(bytes))? } else { f.a.vpminub(ymm(a), ymm(a), ymmword_ptr(bytes))? }
-            }
+            bytes(f, self.end, [a, packed.last().copied().unwrap_or(a)], free)?;
             if let &[_, (m, j)] = pair {
                 if lanes(j) == 16 {
                     f.a.vextracti128(xmmword_ptr(r8 + (m * self.out_pixel + 16 * j)), ymm(a), 1)?;
@@ -342,6 +325,31 @@ impl Narrow {
         }
         Ok(())
     }
+}
+
+/// Packs the words of two registers into bytes within the bounds of the result, in the first one. Dwords of halves, which
+/// packing takes in turn, are in order again: what 32 words of four packed registers of dwords become. `free` is lost.
+pub fn bytes(f: &mut Asm, end: End, [a, b]: [usize; 2], free: usize) -> Emitted<()> {
+    let End::Requantize { lo, hi, signed, .. } = end else { return Ok(()) };
+    let (a, b) = (ymm(a), ymm(b));
+    if signed {
+        f.a.vpacksswb(a, a, b)?
+    } else {
+        f.a.vpackuswb(a, a, b)?
+    }
+    let order = f.dwords(std::array::from_fn(|i| [0, 4, 1, 5, 2, 6, 3, 7][i % 8]));
+    f.a.vmovdqu(ymm(free), ymmword_ptr(order))?;
+    f.a.vpermd(a, ymm(free), a)?;
+    let (least, most) = if signed { (-128, 127) } else { (0, 255) };
+    if lo > least {
+        let bytes = f.splat8(lo as u8);
+        if signed { f.a.vpmaxsb(a, a, ymmword_ptr(bytes))? } else { f.a.vpmaxub(a, a, ymmword_ptr(bytes))? }
+    }
+    if hi < most {
+        let bytes = f.splat8(hi as u8);
+        if signed { f.a.vpminsb(a, a, ymmword_ptr(bytes))? } else { f.a.vpminub(a, a, ymmword_ptr(bytes))? }
+    }
+    Ok(())
 }
 
 /// Stores the first `count` bytes, fewer than 16, of a register, which is lost.

@@ -1,5 +1,5 @@
-//! Softmax of contiguous f32 rows in 512-bit vectors: the largest, the exponentials and their sum, the quotients. The
-//! sixteen partial sums of [`quernel_ir::float::sum16`] are the lanes of one register.
+//! Softmax of contiguous f32 rows: the largest, the exponentials and their sum, the quotients. The sixteen partial sums of
+//! [`quernel_ir::float::sum16`] are the lanes of one register of 512 bits, or of two of 256.
 
 use super::{
     Leaf,
@@ -11,7 +11,7 @@ use quernel_ir::{
     program::{Step, What},
 };
 
-/// Registers: the element, what is made of it, sums, the largest; constants from 16 on.
+/// Registers: the element, what is made of it, sums, the largest; constants from 16 on where there are so many.
 const X: usize = 0;
 const N: usize = 1;
 const R: usize = 2;
@@ -28,15 +28,16 @@ const LEAST: usize = 21;
 const EXPONENT: usize = 22;
 const POLY: usize = 23;
 
-/// The leaf of a softmax along the last axis, not of the logarithmic form. Tails are masked: nothing behind the slots is
-/// read.
-pub fn leaf(step: &Step) -> Option<Leaf> {
+/// The leaf of a softmax along the last axis, not of the logarithmic form, in 512 bits (`wide`) or 256. Tails are masked:
+/// nothing behind the slots is read.
+pub fn leaf(step: &Step, wide: bool) -> Option<Leaf> {
     let What::SoftmaxFloat { outer, len, inner: 1, log: false } = step.what else { return None };
     if outer.saturating_mul(len) >= 1 << 28 || outer * len == 0 {
         return None;
     }
-    let code = emit(outer, len).ok()?;
-    Some(Leaf { code, kernel: "softmax_f32__avx512".to_owned(), frame: 8, cycles: None })
+    let code = if wide { emit(outer, len) } else { narrow(outer, len) };
+    let kernel = if wide { "softmax_f32__avx512" } else { "softmax_f32__avx2" };
+    Some(Leaf { code: code.ok()?, kernel: kernel.to_owned(), frame: 8, cycles: None })
 }
 
 /// Operand in rdi, result in rsi, of the row; rcx rows left; rax and rdx positions in them, r8 vectors left.
@@ -173,4 +174,142 @@ fn exponential(f: &mut Asm) -> Emitted<()> {
     // Not less than LEAST, or a NaN: the product; otherwise 0.
     f.a.vcmpps(k2, x, zmm(LEAST), 0x05)?;
     f.a.vmulps(x.k2().z(), p, n)
+}
+
+/// The same function in 256 bits. Constants are in memory; a vector of sixteen elements is two halves.
+fn narrow(outer: usize, len: usize) -> Emitted<Vec<u8>> {
+    let mut f = Asm::vex()?;
+    let (whole, tail) = (len / 16, len % 16);
+    f.a.mov(rcx, outer as u64)?;
+    let mut rows = f.a.create_label();
+    f.a.set_label(&mut rows)?;
+
+    let lowest = f.splat32(f32::NEG_INFINITY.to_bits());
+    for h in 0..2 {
+        f.a.vmovups(ymm(LARGEST + h), ymmword_ptr(lowest))?;
+    }
+    along(&mut f, whole, tail, &|f, masked| {
+        for half in halves(f, tail, masked)? {
+            half.load(f, rax)?;
+            if half.mask {
+                f.a.vblendvps(ymm(X), ymm(LARGEST), ymm(X), ymm(MASK))?;
+            }
+            f.a.vmaxps(ymm(LARGEST + half.number), ymm(X), ymm(LARGEST + half.number))?;
+        }
+        Ok(())
+    })?;
+    f.a.vmaxps(ymm(LARGEST), ymm(LARGEST), ymm(LARGEST + 1))?;
+    quarter(&mut f, LARGEST, &|f| f.a.vmaxps(xmm(LARGEST), xmm(LARGEST), xmm(T)))?;
+    f.a.vbroadcastss(ymm(LARGEST), xmm(LARGEST))?;
+
+    for sum in SUM_OF.map(ymm) {
+        f.a.vxorps(sum, sum, sum)?;
+    }
+    along(&mut f, whole, tail, &|f, masked| {
+        for half in halves(f, tail, masked)? {
+            half.load(f, rax)?;
+            f.a.vsubps(ymm(X), ymm(X), ymm(LARGEST))?;
+            exponential_narrow(f)?;
+            half.store(f)?;
+            if half.mask {
+                // Adding 0 to a sum that is not negative leaves it as it is.
+                f.a.vandps(ymm(X), ymm(X), ymm(MASK))?;
+            }
+            f.a.vaddps(ymm(SUM_OF[half.number]), ymm(SUM_OF[half.number]), ymm(X))?;
+        }
+        Ok(())
+    })?;
+    f.a.vaddps(ymm(SUM), ymm(SUM), ymm(SUM_OF[1]))?;
+    quarter(&mut f, SUM, &|f| f.a.vaddps(xmm(SUM), xmm(SUM), xmm(T)))?;
+    f.a.vbroadcastss(ymm(SUM), xmm(SUM))?;
+
+    along(&mut f, whole, tail, &|f, masked| {
+        for half in halves(f, tail, masked)? {
+            half.load(f, rdx)?;
+            f.a.vdivps(ymm(X), ymm(X), ymm(SUM))?;
+            half.store(f)?;
+        }
+        Ok(())
+    })?;
+    f.a.add(rdi, 4 * len as i32)?;
+    f.a.add(rsi, 4 * len as i32)?;
+    f.a.dec(rcx)?;
+    f.a.jnz(rows)?;
+    f.a.vzeroupper()?;
+    f.a.ret()?;
+    f.finish()
+}
+
+/// Registers of 256 bits beside the shared ones: the second sum, which elements are there, the second largest.
+const SUM_OF: [usize; 2] = [SUM, 8];
+const MASK: usize = 9;
+
+/// Eight of sixteen elements.
+struct Half {
+    number: usize,
+    /// Some are not there.
+    mask: bool,
+}
+
+/// The halves of a vector, or of the last `tail` elements of a row.
+fn halves(f: &mut Asm, tail: usize, masked: bool) -> Emitted<Vec<Half>> {
+    let left = if masked { tail } else { 16 };
+    if left % 8 > 0 {
+        let mask = f.dwords(std::array::from_fn(|i| if i < left % 8 { u32::MAX } else { 0 }));
+        f.a.vmovups(ymm(MASK), ymmword_ptr(mask))?;
+    }
+    Ok((0..left.div_ceil(8)).map(|number| Half { number, mask: left < 8 * (number + 1) }).collect())
+}
+
+impl Half {
+    fn load(&self, f: &mut Asm, from: AsmRegister64) -> Emitted<()> {
+        let from = ymmword_ptr(from + 32 * self.number);
+        if self.mask { f.a.vmaskmovps(ymm(X), ymm(MASK), from) } else { f.a.vmovups(ymm(X), from) }
+    }
+    fn store(&self, f: &mut Asm) -> Emitted<()> {
+        let to = ymmword_ptr(rdx + 32 * self.number);
+        if self.mask { f.a.vmaskmovps(to, ymm(MASK), ymm(X)) } else { f.a.vmovups(to, ymm(X)) }
+    }
+}
+
+/// Joins the upper half of what is left of a 256-bit register with its lower half, three times.
+fn quarter(f: &mut Asm, r: usize, join: &dyn Fn(&mut Asm) -> Emitted<()>) -> Emitted<()> {
+    f.a.vextractf128(xmm(T), ymm(r), 1)?;
+    join(f)?;
+    for order in [0b11_10_11_10, 0b01_01_01_01] {
+        f.a.vpshufd(xmm(T), xmm(r), order)?;
+        join(f)?;
+    }
+    Ok(())
+}
+
+/// [`exponential`] in 256 bits.
+fn exponential_narrow(f: &mut Asm) -> Emitted<()> {
+    let (x, n, r, p, t) = (ymm(X), ymm(N), ymm(R), ymm(P), ymm(T));
+    let constants = [LOG2_E, ROUND_MAGIC, LN2_HI, LN2_LO, 1.0, EXP_LO, f32::from_bits(127)];
+    let [log2, magic, high, low, one, least, exponent] = constants.map(|c| f.splat32(c.to_bits())).map(ymmword_ptr);
+    let poly = EXP_POLY.map(|c| f.splat32(c.to_bits())).map(ymmword_ptr);
+    f.a.vmulps(n, x, log2)?;
+    f.a.vaddps(n, n, magic)?;
+    f.a.vsubps(n, n, magic)?;
+    f.a.vmulps(t, n, high)?;
+    f.a.vsubps(r, x, t)?;
+    f.a.vmulps(t, n, low)?;
+    f.a.vsubps(r, r, t)?;
+    f.a.vmulps(p, r, poly[0])?;
+    f.a.vaddps(p, p, poly[1])?;
+    for c in &poly[2..] {
+        f.a.vmulps(p, p, r)?;
+        f.a.vaddps(p, p, *c)?;
+    }
+    f.a.vmulps(t, r, r)?;
+    f.a.vmulps(p, p, t)?;
+    f.a.vaddps(p, p, r)?;
+    f.a.vaddps(p, p, one)?;
+    f.a.vcvttps2dq(n, n)?;
+    f.a.vpaddd(n, n, exponent)?;
+    f.a.vpslld(n, n, 23)?;
+    f.a.vmulps(p, p, n)?;
+    f.a.vcmpps(t, x, least, 0x05)?;
+    f.a.vandps(x, p, t)
 }

@@ -38,6 +38,25 @@ fn quantize_at_every_tie() {
     }
 }
 
+/// Levels with wide vectors have kernels of their own for these.
+#[test]
+fn floats_have_leaves() {
+    let q = ByteQuant { signed: false, scale: 0.1, zero: 3, lo: 0, hi: 255 };
+    let steps = [
+        (What::Quantize { count: 77, to: q, width: 1 }, 77, "quantize_u8"),
+        (What::SoftmaxFloat { outer: 3, len: 77, inner: 1, log: false }, 3 * 77, "softmax_f32"),
+    ];
+    for (what, count, name) in steps {
+        let (program, _) = step_program(what, vec![Operand::Data(vec![0; 4 * count])], 4 * count, true, true);
+        for (cpu, suffix) in [("haswell", "avx2"), ("alderlake", "avx2"), ("znver4", "avx512")] {
+            let target = quernel_codegen::Target::parse(Some("x86_64-unknown-linux-gnu"), Some(cpu)).unwrap();
+            let made = quernel_codegen::object(&program, &target, &quernel_codegen::Options::default()).unwrap();
+            let kernel = format!("{name}__{suffix}");
+            assert!(made.functions.iter().any(|f| f.kernel == kernel), "{cpu} has no {kernel}");
+        }
+    }
+}
+
 /// A length that reaches the vector loops, or their tails alone.
 fn length(rng: &mut Rng) -> usize {
     if rng.below(3) == 0 { rng.range(1, 20) as usize } else { rng.range(1, 200) as usize }
