@@ -339,7 +339,7 @@ impl Target {
         for (name, value) in [
             ("opt_level", if schedule { "speed" } else { "none" }),
             ("is_pic", if pic { "true" } else { "false" }),
-            // Frames are small, and a probe would be an undefined symbol.
+            // Frames are small (leaves, whose frames may not be, touch theirs), and a probe would be an undefined symbol.
             ("enable_probestack", "false"),
             ("enable_verifier", "true"),
         ] {

@@ -61,28 +61,34 @@ pub fn within(step: &Step, bounds: Bounds, width: Option<usize>) -> Option<(Leaf
 /// The same in 256-bit vectors.
 pub fn narrow(step: &Step, bounds: Bounds, dot: Dot) -> Option<Leaf> {
     let (nest, body) = tile(step, bounds, dot)?;
-    let single = nest.images * nest.rows * nest.pixels == 1;
-    let width = if single { PANELS_OF_ONE_PIXEL.min(nest.panels) } else { 1 };
-    let (pixels, ..) = cost::split(nest.pixels, body.most_pixels(width));
+    let width = if nest.one_pixel() { PANELS_OF_ONE_PIXEL.min(nest.panels()) } else { 1 };
+    let (pixels, cycles) = narrow_cycles(&nest, &body, dot, width);
     let f = if dot == (Dot::Bytes { vex: false }) { Asm::new() } else { Asm::vex() };
     let code = f.and_then(|f| emit(f, &nest, &body, width)).ok()?;
     let kernel = format!("conv_u8s8_{pixels}x{}__{}", width * PANEL, dot.name());
-    let cycles = nest.cycles(dot.cycles(nest.segments * nest.blocks, pixels, body.residual()));
-    Some(Leaf { code, kernel, frame: frame(), cycles })
+    Some(Leaf { code, kernel, frame: frame(), cycles: Some(cycles) })
 }
 
-/// The same with operands that are widened once for all panels; where `weights` are known, sums of products stay in 16 bits
-/// in the blocks that allow it, if that is faster.
-pub fn widened(step: &Step, bounds: Bounds, weights: Option<&[u8]>) -> Option<Leaf> {
+/// Pixels of a tile, and cycles of a layer that takes it.
+fn narrow_cycles(nest: &Nest, body: &Narrow, dot: Dot, width: usize) -> (usize, u64) {
+    let (pixels, ..) = cost::split(nest.row_pixels(), body.most_pixels(width));
+    (pixels, nest.cycles(dot.cycles(nest.segments() * nest.blocks, pixels, body.residual())))
+}
+
+/// The same with AVX2 and any weights, in the fastest of three forms: operands widen in registers, or once for all panels;
+/// then, where `weights` are known, sums of products stay in 16 bits in the blocks that allow it.
+pub fn exact(step: &Step, bounds: Bounds, weights: Option<&[u8]>) -> Option<Leaf> {
     let (nest, pairs) = tile(step, bounds, Dot::Pairs)?;
-    let plain = Widened::new(pairs, &nest, None)?;
+    let plain = Widened::new(pairs, &nest, None);
     let mixed = weights.and_then(|w| Widened::new(pairs, &nest, Some(Kinds::new(&nest, w)?)));
-    let mixed = mixed.filter(|mixed| mixed.cycles(&nest) < plain.cycles(&nest));
-    let form = if mixed.is_some() { "mixed" } else { "widened" };
-    let body = mixed.unwrap_or(plain);
+    let forms = [(plain, "widened"), (mixed, "mixed")].into_iter().filter_map(|(body, form)| Some((body?, form)));
+    let best = forms.min_by_key(|(body, _)| body.cycles(&nest));
+    let Some((body, form)) = best.filter(|(body, _)| body.cycles(&nest) < narrow_cycles(&nest, &pairs, Dot::Pairs, 1).1) else {
+        return narrow(step, bounds, Dot::Pairs);
+    };
     let code = Asm::vex().and_then(|f| body.emit(f, &nest)).ok()?;
     let kernel = format!("conv_u8s8_{}x{PANEL}__avx2_{form}", body.pixels());
-    Some(Leaf { code, kernel, frame: body.frame(&nest), cycles: body.cycles(&nest) })
+    Some(Leaf { code, kernel, frame: body.frame(&nest), cycles: Some(body.cycles(&nest)) })
 }
 
 /// Geometry and tile of a layer in 256-bit vectors.

@@ -1,7 +1,7 @@
 //! Convolutions and matrix products for AArch64 CPUs with matrices of bytes: an instruction adds the products of eight taps
 //! for two pixels and two output channels.
 //!
-//! The loops are those of [`super::conv`]: panels, images, rows, tiles of pixels; inside a tile, kernel rows and steps of
+//! The loops are those of [`super::nest`]: panels, images, rows, tiles of pixels; inside a tile, kernel rows and steps of
 //! eight taps. Weights are packed anew so that sixteen bytes are eight taps of two channels.
 //!
 //! Registers: x0, x4, x6 operand, residual and result of the tile; x1, x2, x3, x5 weights, biases, scales and factors of

@@ -35,7 +35,7 @@ pub struct Kinds {
 }
 
 /// Registers and slots of a walk over blocks: operands as bytes are at rax, as words at r12, weights at r13, and the table at
-/// rbp. r10, r11 and r14 change.
+/// rbp; the walk moves them. r10, r11 and r14 change.
 pub struct Walk<'a> {
     /// Slots of the counters of kernel rows and chunks.
     pub counters: [i32; 2],

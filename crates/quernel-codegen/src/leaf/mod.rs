@@ -103,8 +103,7 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
     }
     if let What::MatMulBytes { .. } = step.what {
         // Nothing is known of weights that are computed.
-        let forms = [widened_product(program, step), narrow_leaf(program, step, narrow::Dot::Pairs)];
-        return forms.into_iter().flatten().min_by_key(|leaf| leaf.cycles);
+        return slack(step).then(|| product(program, step, |layer, bounds| conv::exact(layer, bounds, None))).flatten();
     }
     if !matches!(step.what, What::Conv { .. }) {
         // Finding weights walks over all steps.
@@ -114,12 +113,7 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
     if narrow::sums_fit(&weights) {
         return narrow_leaf(program, step, narrow::Dot::Sums);
     }
-    if !slack(step) {
-        return None;
-    }
-    let bounds = conv::bounds(program, step)?;
-    let forms = [conv::widened(step, bounds, Some(&weights)), conv::narrow(step, bounds, narrow::Dot::Pairs)];
-    forms.into_iter().flatten().min_by_key(|leaf| leaf.cycles)
+    slack(step).then(|| conv::exact(step, conv::bounds(program, step)?, Some(&weights))).flatten()
 }
 
 /// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512.
@@ -180,10 +174,6 @@ fn narrow_leaf(program: &Program, step: &Step, dot: narrow::Dot) -> Option<Leaf>
         What::MatMulBytes { .. } if slack(step) => product(program, step, |layer, bounds| conv::narrow(layer, bounds, dot)),
         _ => None,
     }
-}
-
-fn widened_product(program: &Program, step: &Step) -> Option<Leaf> {
-    slack(step).then(|| product(program, step, |layer, bounds| conv::widened(layer, bounds, None))).flatten()
 }
 
 /// The leaf of one of the products of a step, as that of a layer whose sums are within bounds.

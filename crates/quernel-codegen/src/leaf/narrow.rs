@@ -2,7 +2,9 @@
 //!
 //! * [`Dot::Bytes`]: `vpdpbusd`, two accumulators of eight channels per pixel and panel.
 //! * [`Dot::Pairs`] (AVX2): even and odd taps of operands and weights widen to 16 bits, and `vpmaddwd` adds two exact
-//!   products of each. Widening the weights costs as much as a pixel's products, so four pixels share it.
+//!   products of each. Widening the weights costs as much as a pixel's products, so four pixels share it. Most layers
+//!   are faster where operands widen only once ([`super::widened`]); these are single pixels, pixels an odd number of
+//!   bytes apart, and operands too large for the stack.
 //! * [`Dot::Sums`] (AVX2): `vpmaddubsw` adds two products in 16 bits, which saturate on ordinary 8-bit weights. A layer,
 //!   or a block of it ([`super::mixed`]), takes this form only if its real weights exclude that; those of 7 bits or fewer do.
 

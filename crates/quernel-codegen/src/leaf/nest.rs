@@ -86,8 +86,8 @@ impl Nest {
         self.images * self.rows * self.pixels == 1
     }
     /// Cycles of the layer, given those of a pixel and panel.
-    pub fn cycles(&self, each: f64) -> Option<u64> {
-        Some(((self.images * self.rows * self.pixels * self.panels) as f64 * each).round() as u64)
+    pub fn cycles(&self, each: f64) -> u64 {
+        ((self.images * self.rows * self.pixels * self.panels) as f64 * each).round() as u64
     }
     /// Kernel rows (or taps) of a sum.
     pub fn segments(&self) -> usize {
@@ -164,7 +164,9 @@ pub fn geometry(conv: &Conv, depth: usize, [wide_x, wide_r, scale]: [usize; 3]) 
     }
     // Offsets are 32-bit displacements and immediates.
     let far = [x.extent() * wide_x, r.extent() * wide_r, y.extent() * scale, n.panels * n.segments * n.blocks * 64];
-    far.iter().all(|b| *b < 1 << 30).then_some(n)
+    // An axis of one element may have any stride.
+    let strides = n.image.iter().chain(&n.row).chain(&n.pixel).chain([&n.segment]);
+    far.iter().chain(strides).all(|b| *b < 1 << 30).then_some(n)
 }
 
 /// Slots of the frame.

@@ -16,11 +16,13 @@ use quernel_ir::program::PANEL;
 
 /// Most pixels of a tile: beside the accumulators there are two weights, an operand and a product.
 const MOST: usize = 6;
-/// Fewest pixels that share the widened weights of a layer with longer strips.
+/// Fewest pixels that may share the widened weights of a layer whose rows have more.
 const FEWEST: usize = 3;
 /// Bytes of words that a strip of several tiles may take, half of a first cache, and most that any may take.
 const STRIP: usize = 1 << 14;
 const LIMIT: usize = 1 << 15;
+/// Weights so large are far from the core: longer strips pass over them less often.
+const FAR: usize = 1 << 18;
 /// Bytes of a vector.
 const VECTOR: usize = 32;
 
@@ -72,21 +74,27 @@ fn operand_bytes(n: &Nest, pixels: usize) -> usize {
     (pixels - 1) * n.pixel[X] + 4 * n.blocks
 }
 
+/// Kernel rows of words; those that are the same memory are there once.
+fn kept(n: &Nest) -> usize {
+    if n.segment() == 0 { 1 } else { n.segments() }
+}
+
 impl Widened {
-    /// The strips of a layer; `None` where they would take too much stack, pixels are not whole words apart, or too few
-    /// share a tile.
+    /// The strips of a layer; `None` where they would take too much stack, pixels are not whole words apart, too few share a
+    /// tile, or there is one only.
     pub fn new(narrow: Narrow, n: &Nest, kinds: Option<Kinds>) -> Option<Self> {
         if n.one_pixel() || !n.pixel[X].is_multiple_of(2) {
             return None;
         }
         let plane = |pixels: usize| operand_bytes(n, pixels).next_multiple_of(VECTOR);
-        let bytes = |pixels: usize| 2 * n.segments() * plane(pixels);
+        let bytes = |pixels: usize| 2 * kept(n) * plane(pixels);
         let row = n.row_pixels();
         let most = (FEWEST.min(row)..=MOST).rev().find(|&most| bytes(most) <= LIMIT)?;
         let strips = if row <= 2 * most && bytes(row) <= LIMIT || bytes(row) <= STRIP {
             vec![(1, tiles(row, most))]
         } else {
-            let fit = (2..=row / most).take_while(|t| bytes(t * most) <= STRIP).last().unwrap_or(1);
+            let room = if n.panels() * n.panel_bytes() > FAR { LIMIT } else { STRIP };
+            let fit = (2..=row / most).take_while(|t| bytes(t * most) <= room).last().unwrap_or(1);
             let count = row.div_ceil(fit * most);
             let per_strip = row.div_ceil(count * most);
             let (full, rest) = (row / (per_strip * most), row % (per_strip * most));
@@ -104,7 +112,7 @@ impl Widened {
 
     /// Bytes of the frame: slots, and words at a multiple of a line.
     fn size(&self, n: &Nest) -> i32 {
-        SLOTS + 64 + (2 * n.segments() * self.plane) as i32
+        SLOTS + 64 + (2 * kept(n) * self.plane) as i32
     }
 
     /// Stack bytes of a call.
@@ -112,11 +120,16 @@ impl Widened {
         called(self.size(n))
     }
 
+    /// Bytes between kernel rows of words.
+    fn words(&self, n: &Nest) -> usize {
+        if kept(n) > 1 { 2 * self.plane } else { 0 }
+    }
+
     /// Cycles of the layer.
-    pub fn cycles(&self, n: &Nest) -> Option<u64> {
+    pub fn cycles(&self, n: &Nest) -> u64 {
         let blocks = n.segments() * n.blocks;
         let strip = |runs: &[Run]| {
-            let vectors = n.segments() * operand_bytes(n, pixels(runs)).div_ceil(VECTOR);
+            let vectors = kept(n) * operand_bytes(n, pixels(runs)).div_ceil(VECTOR);
             let tile = |&(pixels, count): &Run| {
                 let words = 2.55 * pixels as f64 + 1.2;
                 let block = self.kinds.as_ref().map_or(words, |kinds| {
@@ -129,7 +142,7 @@ impl Widened {
             2.2 * vectors as f64 + 20.0 + n.panels() as f64 * (runs.iter().map(tile).sum::<f64>() + 5.0)
         };
         let row: f64 = self.strips.iter().map(|(times, runs)| *times as f64 * strip(runs)).sum();
-        Some((n.all_rows() as f64 * row).round() as u64)
+        (n.all_rows() as f64 * row).round() as u64
     }
 
     /// The operand bytes of a strip at rdi as words. Nothing is read behind them: the last vector overlaps the one before.
@@ -141,8 +154,8 @@ impl Widened {
         f.a.mov(r13, rdi)?;
         f.a.mov(r14, qword_ptr(rsp + WORDS))?;
         let (mut segments, mut top) = (f.a.create_label(), f.a.create_label());
-        if n.segments() > 1 {
-            f.a.mov(rbp, n.segments() as u64)?;
+        if kept(n) > 1 {
+            f.a.mov(rbp, kept(n) as u64)?;
             f.a.set_label(&mut segments)?;
         }
         if whole > 1 {
@@ -167,7 +180,7 @@ impl Widened {
                 self.vector(f, size, (left - size) as i32)?;
             }
         }
-        if n.segments() > 1 {
+        if kept(n) > 1 {
             let walked = (whole * VECTOR) as i32;
             f.a.add(r13, n.segment() as i32 - walked)?;
             f.a.add(r14, 2 * self.plane as i32 - walked)?;
@@ -226,7 +239,7 @@ impl Widened {
 
     /// Adds all products of a tile.
     fn sum(&self, f: &mut Asm, n: &Nest, t: Tile) -> Emitted<()> {
-        let words = n.with_segment(2 * self.plane);
+        let words = n.with_segment(self.words(n));
         let Some(kinds) = &self.kinds else {
             return sum(f, &words, &|f, u| {
                 let place = Place { x: &|m| r12 + (4 * u + m * n.pixel[X]), w: &|_, part| r13 + (64 * u + VECTOR * part) };
@@ -242,7 +255,7 @@ impl Widened {
         let sums =
             |f: &mut Asm| self.narrow.products(f, t, Dot::Sums, &Place { x: &|m| rax + r10 * 4 + (m * n.pixel[X]) as i32, w: &weight });
         let products = |f: &mut Asm| self.block(f, t, &Place { x: &|m| r12 + r10 * 4 + (m * n.pixel[X]) as i32, w: &weight });
-        kinds.sum(f, n, 2 * self.plane, &Walk { counters: COUNTERS, sums: &sums, words: &products })
+        kinds.sum(f, n, self.words(n), &Walk { counters: COUNTERS, sums: &sums, words: &products })
     }
 
     /// All tiles of a strip and panel.
@@ -372,7 +385,50 @@ impl Widened {
 
 #[cfg(test)]
 mod tests {
-    use super::{pixels, tiles};
+    use super::{super::narrow::Dot, super::proof::Bounds, LIMIT, MOST, Narrow, Nest, Widened, kept, operand_bytes, pixels, tiles};
+    use quernel_ir::program::End;
+
+    /// Rows of every length, pixels near and far from each other: strips cover the row and stay within the limit.
+    #[test]
+    fn strips_cover_every_row() {
+        let end = End::Float { lo: 0.0, hi: 1.0 };
+        let narrow = Narrow::new(Dot::Pairs, end, Bounds { lo: 0, hi: 0, scaled: 0.0 }, 64, None);
+        let (mut several, mut fewer, mut none) = (0, 0, 0);
+        for row in (1..60).chain([196, 784, 3136]) {
+            for channels in [1usize, 2, 6, 16, 64, 130, 512, 768, 2048] {
+                for (taps, segments) in [(1, 1), (3, 3), (7, 7), (1, 2)] {
+                    let blocks = (taps * channels).div_ceil(4);
+                    let n = Nest {
+                        images: 1,
+                        rows: 2,
+                        pixels: row,
+                        start: [0; 3],
+                        image: [0; 3],
+                        row: [row * channels; 3],
+                        pixel: [channels; 3],
+                        segments,
+                        segment: if taps == 1 { 0 } else { row * channels },
+                        blocks,
+                        block: 64,
+                        panel_bytes: 64 * blocks * segments,
+                        panels: 1,
+                        lanes: 16,
+                    };
+                    let Some(w) = Widened::new(narrow, &n, None) else {
+                        none += 1;
+                        continue;
+                    };
+                    assert_eq!(w.strips.iter().map(|(times, runs)| times * pixels(runs)).sum::<usize>(), row, "{n:?}");
+                    let longest = w.strips.iter().map(|(_, runs)| pixels(runs)).max().unwrap();
+                    assert!(w.plane >= operand_bytes(&n, longest) && 2 * kept(&n) * w.plane <= LIMIT, "{n:?}");
+                    assert!(w.strips.iter().flat_map(|(_, runs)| runs).all(|r| r.0 <= MOST), "{n:?}");
+                    several += usize::from(w.strips[0].0 > 1);
+                    fewer += usize::from(row >= MOST && w.strips[0].1[0].0 < MOST - 1);
+                }
+            }
+        }
+        assert!(several > 100 && fewer > 10 && none > 10, "{several} {fewer} {none}");
+    }
 
     #[test]
     fn tiles_cover_every_pixel_and_differ_by_one() {

@@ -198,6 +198,54 @@ fn layers_with_saturating_blocks() {
     }
 }
 
+/// Layers whose operands AVX2 widens in several strips, in tiles of fewer pixels, or not at all because they are too large; with
+/// blocks of both kinds, a residual, floats, several images.
+#[test]
+fn strips_of_every_kind() {
+    let mut rng = Rng(47);
+    let byte = End::Requantize { zero: 0, lo: 0, hi: 255, signed: false };
+    let other = End::Requantize { zero: 7, lo: -128, hi: 100, signed: true };
+    let float = End::Float { lo: 0.0, hi: 6.0 };
+    // Kernel, height and width of the result, channels; ends.
+    let shapes = [
+        ((1, 2), (1, 300), (96, 40), [byte, float]),
+        ((1, 1), (17, 20), (96, 24), [byte, other]),
+        ((3, 1), (2, 11), (896, 16), [byte, float]),
+        ((3, 2), (1, 40), (64, 24), [other, float]),
+        ((7, 1), (1, 4), (512, 17), [byte, byte]),
+        ((5, 1), (2, 90), (12, 8), [byte, other]),
+    ];
+    let mut kernels = BTreeSet::new();
+    for ((kernel, stride), (h, w), (i, o), ends) in shapes {
+        let dim = WindowDim { kernel, stride, dilation: 1, before: 0, after: 0 };
+        for (number, end) in ends.into_iter().enumerate() {
+            let case = Case {
+                n: 1 + number,
+                h: (h - 1) * stride + kernel,
+                w: (w - 1) * stride + kernel,
+                i,
+                o,
+                groups: 1,
+                window: [dim, dim],
+                layout: WeightLayout::Panels { contiguous: kernel > 1, depth: 4 },
+                residual: number == 0,
+                gap: 0,
+                kind: Kind::Int { words: false, signed: false, zero: 3, residual_signed: true, end, extreme: false },
+            };
+            for _ in 0..3 {
+                let (program, inputs) = conv_program(&case, &mut rng);
+                agree(&case, &program, &inputs);
+                let haswell = Target::parse(Some("x86_64-unknown-linux-gnu"), Some("haswell")).unwrap();
+                let made = object(&program, &haswell, &Options::default()).unwrap();
+                kernels.extend(made.functions.into_iter().map(|f| f.kernel).filter(|k| k.starts_with("conv")));
+            }
+        }
+    }
+    for form in ["conv_u8s8_6x16__avx2_widened", "conv_u8s8_4x16__avx2_widened", "conv_u8s8_6x16__avx2_mixed", "__avx2"] {
+        assert!(kernels.iter().any(|k| k.ends_with(form)), "{form}: {kernels:?}");
+    }
+}
+
 /// Depthwise layers over every tail: channels around eights and blocks, widths and heights around tiles, all kernels.
 #[test]
 fn depthwise_tails() {

@@ -139,6 +139,26 @@ fn products_of_any_size_agree_on_every_level() {
     assert!(segments[1..].iter().all(|n| *n > cases / 30) && batched > cases as usize / 5, "{segments:?} {batched}");
 }
 
+/// Rows of several strips, with one, two and three passes over the operand.
+#[test]
+fn products_of_many_rows() {
+    let u8 = |scale, zero| Elem::from(Quant::per_tensor(Storage::U8, scale, zero).unwrap());
+    for (i, zero) in [128, 140, 0].into_iter().enumerate() {
+        for (k, n) in [(64, 40), (256, 17)] {
+            let p = Product {
+                a: vec![128, k],
+                b: vec![k, n],
+                turned: [false, false],
+                types: [u8(0.02, 3), u8(0.03, zero)],
+                result: if i == 0 { Elem::F32 } else { u8(0.003 * k as f32, 100) },
+                after: None,
+            };
+            let (program, inputs) = (p.program(), p.inputs(&mut Rng(11 + i as u64)));
+            assert_eq!(differences(i as u64, &program, &inputs), None, "{k} {n} {zero}");
+        }
+    }
+}
+
 /// The program computes what the graph means, and a batch of any size is two steps.
 #[test]
 fn hundreds_of_products_are_two_steps() {

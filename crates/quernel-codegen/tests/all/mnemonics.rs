@@ -10,8 +10,13 @@ use quernel_ir::{
     program::{End, WeightLayout},
 };
 
-/// The kernel of a layer on a CPU, and its instructions. `most`: the largest weight.
+/// The kernel of a layer on a CPU, and its instructions. `most`: the weights.
 fn instructions(cpu: &str, kernel: usize, depthwise: bool, most: i8) -> (String, Vec<Instruction>) {
+    kernel_of(cpu, kernel, depthwise, &|_| most)
+}
+
+/// The same with a weight for every place in memory.
+fn kernel_of(cpu: &str, kernel: usize, depthwise: bool, weight: &dyn Fn(usize) -> i8) -> (String, Vec<Instruction>) {
     let dim = WindowDim { kernel, stride: 1, dilation: 1, before: 0, after: 0 };
     let end = End::Requantize { zero: 0, lo: 0, hi: 255, signed: false };
     let case = Case {
@@ -30,7 +35,7 @@ fn instructions(cpu: &str, kernel: usize, depthwise: bool, most: i8) -> (String,
     let (mut program, _) = conv_program(&case, &mut Rng(3));
     for id in program.blobs.ids().collect::<Vec<_>>() {
         if program.blobs[id].name == "w" {
-            program.blobs[id].bytes = vec![most as u8; program.blobs[id].bytes.len()].into();
+            program.blobs[id].bytes = (0..program.blobs[id].bytes.len()).map(|at| weight(at) as u8).collect::<Vec<u8>>().into();
         }
     }
     let target = Target::parse(Some("x86_64-unknown-linux-gnu"), Some(cpu)).unwrap();
@@ -83,6 +88,21 @@ fn products_have_the_width_and_encoding_of_the_level() {
             }
         }
     }
+}
+
+/// Operands of AVX2 widen in one loop per size of strip, not with every product; where most blocks allow it, bytes multiply.
+#[test]
+fn operands_widen_once() {
+    let count = |code: &[Instruction], m: Mnemonic| code.iter().filter(|i| i.mnemonic() == m).count();
+    for kernel in [1, 3] {
+        let (name, code) = instructions("haswell", kernel, false, 127);
+        assert!(name.ends_with("__avx2_widened"), "{name}");
+        assert!(count(&code, Mnemonic::Vpand) <= 4 && count(&code, Mnemonic::Vpmaddwd) >= 80, "{name}");
+    }
+    // Every sixteenth block of four taps and sixteen channels has weights that leave 16 bits.
+    let (name, code) = kernel_of("haswell", 3, false, &|at| if at / 64 % 16 == 5 { 127 } else { 31 });
+    assert!(name.ends_with("__avx2_mixed"), "{name}");
+    assert!(count(&code, Mnemonic::Vpmaddubsw) >= 10 && count(&code, Mnemonic::Vpand) <= 4, "{name}");
 }
 
 /// Sums stay in registers, and CPUs without AVX-512 get none of it.

@@ -250,8 +250,11 @@ int main(void) {{
 fn the_stack_need_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    for level in Level::host() {
-        let (program, _) = conv_program(&case(WeightLayout::Panels { contiguous: true, depth: 4 }, false), &mut Rng(9));
+    // The second has operands that the kernel for AVX2 widens on the stack, with each of two tiles.
+    let small = case(WeightLayout::Panels { contiguous: true, depth: 4 }, false);
+    let large = Case { h: 4, w: 14, i: 256, o: 40, ..small };
+    for (level, case) in Level::host().into_iter().flat_map(|l| [(l, small), (l, large)]) {
+        let (program, _) = conv_program(&case, &mut Rng(9));
         let (target, options) = (Target::host().unwrap(), Options { name: "net".into(), level: Some(level), ..Options::default() });
         let made = object(&program, &target, &options).unwrap();
         std::fs::write(path("net.o"), &made.bytes).unwrap();

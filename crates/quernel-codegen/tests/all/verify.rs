@@ -26,6 +26,19 @@ fn program(layout: WeightLayout, float: bool) -> Program {
     conv_program(&case, &mut Rng(5)).0
 }
 
+/// A layer whose kernel for AVX2 widens operands on the stack.
+fn strips() -> Program {
+    let dim = WindowDim { kernel: 3, stride: 1, dilation: 1, before: 0, after: 0 };
+    let end = End::Requantize { zero: 3, lo: 0, hi: 255, signed: false };
+    let kind = Kind::Int { words: false, signed: false, zero: 0, residual_signed: false, end, extreme: false };
+    let case = Case { n: 1, h: 4, w: 14, i: 256, o: 24, groups: 1, window: [dim, dim], layout: panels(4), residual: true, gap: 0, kind };
+    let on_the_stack = |program: &Program| {
+        let made = object(program, &Target::parse(Some(X86), Some("haswell")).unwrap(), &Options::default()).unwrap();
+        made.functions.iter().any(|f| f.kernel.ends_with("_widened"))
+    };
+    (0..20).map(|seed| conv_program(&case, &mut Rng(seed)).0).find(on_the_stack).expect("weights of all sizes")
+}
+
 fn panels(depth: usize) -> WeightLayout {
     WeightLayout::Panels { contiguous: true, depth }
 }
@@ -41,9 +54,14 @@ fn made(triple: &str, cpu: &str, level: Option<Level>, program: &Program) -> (Ve
 
 #[test]
 fn every_object_keeps_its_promises() {
-    let programs =
-        [program(panels(4), false), program(WeightLayout::Depthwise, false), program(WeightLayout::Plain, false), program(panels(1), true)];
-    let mut count = 0;
+    let programs = [
+        program(panels(4), false),
+        program(WeightLayout::Depthwise, false),
+        program(WeightLayout::Plain, false),
+        program(panels(1), true),
+        strips(),
+    ];
+    let (mut count, mut large) = (0, 0);
     for info in targets() {
         let mut cpus: Vec<&str> = info.cpus.iter().map(|c| c.name).collect();
         cpus.dedup_by_key(|name| Target::parse(Some(info.triple), Some(*name)).unwrap().extensions().to_vec());
@@ -61,10 +79,13 @@ fn every_object_keeps_its_promises() {
                     assert!(v.stack_found <= v.stack_promised && v.stack_promised <= v.stack_found + 400, "{} {cpu}: {v:?}", info.triple);
                     assert!(v.instructions > 100 && v.functions >= 6, "{v:?}");
                     count += 1;
+                    large += usize::from(v.stack_promised > 16 << 10);
                 }
             }
         }
     }
+    // AVX2 alone and in objects of several levels.
+    assert!(large >= 4, "{large}");
     println!("{count} objects");
 }
 

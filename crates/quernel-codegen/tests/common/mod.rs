@@ -137,7 +137,9 @@ pub fn conv_program(c: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
             let rare = rng.below(5) < 2;
             weights = pack(c.layout, conv.weight_dims(), 1, |_| {
                 let most = if rare { if rng.below(96) == 0 { 127 } else { 64 } } else { most };
-                vec![if extreme { sign * most as i8 } else { rng.range(-most, most) as i8 } as u8]
+                // The most negative byte has no counterpart.
+                let least = if most == 127 { -128 } else { -most };
+                vec![if extreme { sign * most as i8 } else { rng.range(least, most) as i8 } as u8]
             });
             // Biases around 2^23 take sums across the bound up to which f32 holds every integer.
             let heavy = !extreme && rng.below(4) == 0;
