@@ -134,6 +134,14 @@ fn outputs_take_no_place_but_their_own() {
         assert_eq!(out.status.code(), Some(1), "{output}: {}", stderr(&out));
         assert!(stderr(&out).contains(piece) && stderr(&out).contains("QN0030"), "{output}: {}", stderr(&out));
     }
+    // What is written beside the object is an output like any other: all are written, or none.
+    for (depfile, piece) in [("y.o", "two outputs"), ("y.h", "two outputs"), ("no/y.d", "no folder"), ("m.onnx", "files that were read")] {
+        let (depfile, output) = (text(&at(depfile)), text(&at("y.o")));
+        let out = quernel(&["compile", &text(&model), "--bits", "float", "--depfile", &depfile, "-o", &output]);
+        assert!(out.status.code() == Some(1) && stderr(&out).contains(piece), "{depfile}: {}", stderr(&out));
+    }
+    let out = quernel(&["report", &text(&model), "--bits", "float", "--html", &text(&model)]);
+    assert!(out.status.code() == Some(1) && stderr(&out).contains("QN0030"), "{}", stderr(&out));
     drop(socket);
     assert_eq!(std::fs::read(&model).expect("readable"), before);
     let mut left: Vec<_> = std::fs::read_dir(folder.path()).expect("readable").map(|e| e.expect("entry").file_name()).collect();
@@ -145,6 +153,20 @@ fn outputs_take_no_place_but_their_own() {
     let out = quernel(&["compile", &text(&model), "--bits", "float", "--emit", "obj", "-o", &text(&at("new.o"))]);
     assert!(out.status.success(), "{}", stderr(&out));
     assert!(std::fs::metadata(at("real.o")).expect("there").len() > 0 && at("new.o").is_symlink());
+}
+
+/// A sample file whose checksum is wrong, and labels that none can count.
+#[test]
+fn damaged_samples_and_labels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let damaged = folder.path().join("damaged.npz");
+    let mut bytes = std::fs::read(fixture("digits_calib.npz")).expect("readable");
+    bytes[3000] ^= 4;
+    std::fs::write(&damaged, bytes).expect("written");
+    refuses(&["compile", "fixtures/digits.onnx", "--calibrate", &text(&damaged), "-o", "x.o"], folder.path(), &["QN0020", "image"]);
+    let samples = ["eval", "fixtures/digits.onnx", "--calibrate", "fixtures/digits_calib.npz", "--test", "fixtures/digits_test.npz"];
+    let out = quernel(&[&samples[..], &["--labels", "image"]].concat());
+    assert!(out.status.code() == Some(1), "{}", stderr(&out));
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Tables on standard output.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::ASCII_MARKDOWN};
+use quernel::ir::diag::garbles;
 
 /// A table with a header; columns named in `right` are aligned to the right.
 pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| one_line(cell)));
     }
     for &i in right {
         if let Some(column) = table.column_mut(i) {
@@ -15,6 +16,15 @@ pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Ve
         }
     }
     table
+}
+
+/// A stranger's text, without what moves the cursor or turns the direction of text.
+pub fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if garbles(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 /// The start of a long name.
@@ -44,6 +54,11 @@ fn scaled(mut x: f64, step: f64, units: [&str; 5]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_stay_on_their_line() {
+        assert_eq!(one_line("a\nb\u{1b}[31m\u{202e}\u{e9}"), "a\\nb\\u{1b}[31m\\u{202e}\u{e9}");
+    }
 
     #[test]
     fn numbers_have_units() {

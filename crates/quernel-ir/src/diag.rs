@@ -222,9 +222,14 @@ pub fn printable(text: &str) -> String {
             out.push_str(&format!("... (#{:016x})", fnv1a(text.as_bytes())));
             break;
         }
-        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
+        if garbles(c) && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// Whether a character changes how a terminal shows others: control characters, and those that turn the direction of text.
+pub fn garbles(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Something the user should know that stops nothing: an optimization not taken, a layer left float.

@@ -95,14 +95,28 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, Diagnostic> {
             let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
             for name in names {
                 let place = |d: Diagnostic| d.at(format!("array {name:?}"));
-                let entry = archive.zip_archive().by_name(&file_name_from_array_name(&name)).map_err(|e| place(unreadable(&file, e)))?;
-                let npy = open(entry).map_err(|e| place(unreadable(&file, e)))?;
-                arrays.insert(name.clone(), array(npy, path, &name).map_err(|e| place(unreadable(&file, e)))?);
+                let mut entry =
+                    archive.zip_archive().by_name(&file_name_from_array_name(&name)).map_err(|e| place(unreadable(&file, e)))?;
+                let npy = open(&mut entry).map_err(|e| place(unreadable(&file, e)))?;
+                let found = array(npy, path, &name).map_err(|e| place(unreadable(&file, e)))?;
+                if let Data::Held(_) = found.data {
+                    ended(&mut entry).map_err(|e| place(unreadable(&file, e)))?;
+                }
+                arrays.insert(name.clone(), found);
             }
         }
         _ => return Err(unreadable(&file, "samples are .npz or .npy files").help("numpy.savez(path, input_name=array) writes one")),
     }
     Ok(arrays)
+}
+
+/// The end of an archive's member, where its checksum is compared.
+fn ended(mut entry: impl Read) -> Result<(), String> {
+    match entry.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err("more bytes than its head says".into()),
+        Err(e) => Err(format!("damaged: {e}")),
+    }
 }
 
 /// Reads the head of an array, once it is known to be short and plain.

@@ -175,6 +175,18 @@ impl Ranges {
             let sums = t.sums.iter().map(integer).collect::<Result<_, _>>()?;
             let extremes = [integer(&t.extremes[0])?, integer(&t.extremes[1])?];
             let histogram = Histogram::from_pairs(&t.histogram).ok_or_else(|| place("its histogram has an impossible bucket"))?;
+            // Every run adds its least and its greatest element.
+            let units = |x: f32| (f64::from(x) * 4_294_967_296.0) as i128;
+            let between = |sum: i128| {
+                let runs = i128::from(t.runs);
+                sum >= units(t.min).saturating_mul(runs) && sum <= units(t.max).saturating_mul(runs)
+            };
+            if t.runs == 0 || histogram.to_pairs().is_empty() {
+                return Err(place("it was never observed"));
+            }
+            if extremes[0] > extremes[1] || !extremes.iter().all(|s| between(*s)) {
+                return Err(place("the sums of its extremes are not between its extremes"));
+            }
             tensors.insert(name, Seen { min: t.min, max: t.max, runs: t.runs, extremes, histogram, per_channel: t.per_channel, sums });
         }
         let means = tensors.iter().map(|(name, seen)| (name.clone(), means(seen))).collect();
@@ -322,6 +334,21 @@ mod tests {
             (s >> 8) as f32 / (1 << 24) as f32
         };
         (0..n).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
+    }
+
+    #[test]
+    fn impossible_states_are_refused() {
+        let text = observe(&[-1.0, 2.0, 0.5, 3.0]).to_json();
+        assert!(Ranges::from_json(&text).is_ok());
+        let least = (-(1i64 << 32)).to_string();
+        assert!(text.contains(&least) && text.contains("\"runs\":1"), "{text}");
+        for (from, to) in
+            [("\"runs\":1", "\"runs\":0"), (&least, "99999999999999"), (&least, "-99999999999999"), ("\"max\":3.0", "\"max\":2.5")]
+        {
+            let changed = text.replacen(from, to, 1);
+            assert!(changed != text, "{from}");
+            assert_eq!(Ranges::from_json(&changed).map_err(|d| d.code).err(), Some(Code::BadRanges), "{from} {to}");
+        }
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Samples {
     inputs: Vec<Bound>,
     source: Source,
     labels: Option<Vec<i64>>,
+    /// Why an array that should hold labels does not.
+    label_fault: Option<Diagnostic>,
     rows: Range<usize>,
     transform: Transform,
 }
@@ -162,17 +164,25 @@ impl Samples {
                 }
             }
         }
-        let labels = own
-            .into_iter()
-            .chain(LABELS)
-            .find_map(|l| found.get(l))
-            .filter(|a| a.len() == count)
-            .and_then(|a| (0..count).map(|i| a.integer(i)).collect());
+        let (mut labels, mut label_fault) = (None, None);
+        if let Some((name, a)) = own.into_iter().chain(LABELS).find_map(|l| Some((l, found.get(l)?))) {
+            let fault = |code, message: String| Some(Diagnostic::new(code, message).in_file(&file).at(format!("array {name:?}")));
+            labels = (0..if a.len() == count { count } else { 0 }).map(|i| a.integer(i)).collect::<Option<Vec<i64>>>();
+            // What a regression aims at is called a target, too.
+            let other = own.is_none() && ["y", "target", "targets"].contains(&name) && a.scalar.is_float() && a.len() > count;
+            if a.len() != count && !other {
+                label_fault = fault(Code::SampleShape, format!("{} labels for {count} samples; one whole number each is needed", a.len()));
+            } else if labels.is_none() && !other {
+                label_fault = fault(Code::SampleType, format!("labels are whole numbers, not {}", a.scalar));
+            }
+            labels = labels.filter(|_| a.len() == count);
+        }
         Ok(Self {
             file,
             inputs: inputs.to_vec(),
             source: Source::Arrays(chosen.into_iter().map(|(_, a)| a).collect()),
             labels,
+            label_fault,
             rows,
             transform: options.transform.clone(),
         })
@@ -187,7 +197,7 @@ impl Samples {
             return Err(Diagnostic::new(Code::BadOption, message).in_file(file));
         }
         let (labels, transform) = (folder.labels.clone(), Transform::default());
-        Ok(Self { file, inputs: inputs.to_vec(), source: Source::Pictures(folder), labels, rows, transform })
+        Ok(Self { file, inputs: inputs.to_vec(), source: Source::Pictures(folder), labels, label_fault: None, rows, transform })
     }
 
     /// `count` samples of noise, always the same: standard normal floats, any bytes, other whole numbers from 0 to 9.
@@ -221,6 +231,7 @@ impl Samples {
             inputs: inputs.to_vec(),
             source: Source::Arrays(arrays),
             labels: None,
+            label_fault: None,
             rows: 0..count,
             transform: Transform::default(),
         }
@@ -248,6 +259,14 @@ impl Samples {
     /// One label per sample, if the file has an integer array `label`, `labels`, `y`, `target`, `targets` or `class`.
     pub fn labels(&self) -> Option<Vec<i64>> {
         self.labels.as_ref().map(|l| l[self.rows.clone()].to_vec())
+    }
+
+    /// Labels, for those who count right answers.
+    ///
+    /// # Errors
+    /// An array that should hold labels, by its name or by the user's word, but has none for every sample.
+    pub fn whole_labels(&self) -> Result<Option<Vec<i64>>, Diagnostic> {
+        self.label_fault.clone().map_or_else(|| Ok(self.labels()), Err)
     }
 
     /// The inputs of sample `i`, in the model's order.

@@ -144,6 +144,26 @@ fn fail(path: &Path, why: &dyn std::fmt::Display) -> Failure {
     Diagnostic::new(Code::OutputNotWritable, format!("cannot write the file: {why}")).in_file(path.display().to_string()).into()
 }
 
+/// Whether a file can be where `path` says, as far as that can be told without writing it; the folder it goes to.
+///
+/// # Errors
+/// A folder that is not there, and a path that names anything but a regular file.
+pub fn possible(path: &Path) -> Result<&Path, Failure> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Err(fail(path, &"it is a folder")),
+        Ok(found) if !found.is_file() => return Err(fail(path, &"it is not a regular file")),
+        _ => {}
+    }
+    if !folder.is_dir() {
+        return Err(fail(path, &format!("there is no folder `{}`", folder.display())));
+    }
+    Ok(folder)
+}
+
 /// Writes files through temporary ones beside them: first all contents, then all names. When a name cannot be given,
 /// those given before are taken back. What a link points to is replaced, not the link.
 ///
@@ -152,18 +172,7 @@ fn fail(path: &Path, why: &dyn std::fmt::Display) -> Failure {
 pub fn save(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
     let mut ready: Vec<(PathBuf, NamedTempFile)> = Vec::new();
     for (path, bytes) in files {
-        let folder = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        match std::fs::metadata(path) {
-            Ok(found) if found.is_dir() => return Err(fail(path, &"it is a folder")),
-            Ok(found) if !found.is_file() => return Err(fail(path, &"it is not a regular file")),
-            _ => {}
-        }
-        if !folder.is_dir() {
-            return Err(fail(path, &format!("there is no folder `{}`", folder.display())));
-        }
+        let folder = possible(path)?;
         let mut temporary = NamedTempFile::new_in(folder).map_err(|e| fail(path, &e.kind()))?;
         temporary.write_all(bytes).and_then(|()| temporary.flush()).map_err(|e| fail(path, &e.kind()))?;
         open_up(&temporary).map_err(|e| fail(path, &e.kind()))?;

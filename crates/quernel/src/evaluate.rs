@@ -119,7 +119,7 @@ fn open_end(g: &Graph) -> Option<Graph> {
 
 /// Runs all samples through the float engine and through compiled code in this process.
 pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress: &mut dyn FnMut(Progress)) -> Result<Evaluation, Failure> {
-    let labels = samples.labels();
+    let labels = samples.whole_labels()?;
     let program = compiled.program()?;
     let mut jit = compiled.jit()?;
     let float = Reference::of(model)?;
@@ -151,7 +151,10 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
             float_hits[0] += usize::from(want == [label as f32]);
             compiled_hits[0] += usize::from(got == [label as f32]);
         } else if let Some(label) = label {
-            let label = usize::try_from(label).unwrap_or(usize::MAX);
+            let label = usize::try_from(label).ok().filter(|l| *l < got.len()).ok_or_else(|| {
+                let message = format!("label {label} of sample {i}, but the output has {} classes", got.len());
+                Diagnostic::new(Code::SampleValue, message).in_file(samples.file()).at("array of labels")
+            })?;
             for (k, at) in [1, 5].into_iter().zip(0..) {
                 float_hits[at] += usize::from(metrics::in_top(&want, label, k));
                 compiled_hits[at] += usize::from(metrics::in_top(&got, label, k));

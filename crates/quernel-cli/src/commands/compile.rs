@@ -5,7 +5,7 @@ use crate::{
     tables::{bytes, count, shortened, table},
 };
 use quernel::{
-    Compiled, Compiler, Emit, Failure, Model, Report, artifacts,
+    Chosen, Compiled, Emit, Failure, Report, artifacts,
     ir::{Code, Diagnostic, Stage},
 };
 use std::path::{Path, PathBuf};
@@ -17,6 +17,13 @@ pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
         compiler.stop_after = stage.parse().map_err(|e: String| Diagnostic::new(Code::BadOption, e))?;
     }
     let model = setup::model(&a.compiling)?;
+    let read = setup::read(&a.compiling, &model, &compiler);
+    // What can be told before the work.
+    if a.stop_after.is_none() {
+        let outputs = a.output.iter().filter(|o| o.as_os_str() != "-").chain(&a.depfile);
+        outputs.clone().try_for_each(|o| artifacts::possible(o).map(|_| ()))?;
+        artifacts::apart(outputs.map(PathBuf::as_path), &read)?;
+    }
     let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
     for (pass, text) in &compiled.prints {
         setup::print(&format!("; after {pass}\n{text}\n"))?;
@@ -30,13 +37,7 @@ pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
     if compiled.stage < Stage::Lowered {
         return setup::print(&compiled.graph.to_string());
     }
-    write(a, &compiled, &read(a, &model, &compiler))
-}
-
-/// Every file the compilation read.
-fn read(a: &Compile, model: &Model, compiler: &Compiler) -> Vec<PathBuf> {
-    let bits = Some(PathBuf::from(&a.compiling.bits)).filter(|p| p.extension().is_some_and(|e| e == "toml"));
-    model.files().into_iter().chain(compiler.calibration.files()).chain(bits).collect()
+    write(a, &compiled, &read)
 }
 
 /// `output: files..` as make and ninja read it.
@@ -60,11 +61,19 @@ fn write(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failu
     }
     let (files, report) = artifacts::make(compiled, &out, &kinds)?;
     artifacts::apart(files.iter().map(|f| f.path.as_path()).chain(a.depfile.as_deref()), read)?;
-    artifacts::save(&files.iter().map(|f| (f.path.as_path(), f.bytes.as_slice())).collect::<Vec<_>>())?;
+    let mut beside: Vec<(PathBuf, String)> = Vec::new();
     if let (Some(depfile), Some(first)) = (&a.depfile, files.first()) {
-        artifacts::save(&[(depfile, rule(&first.path, read).as_bytes())])?;
+        beside.push((depfile.clone(), rule(&first.path, read)));
     }
-    let bits = chosen(compiled, &out)?;
+    let mut bits = String::new();
+    if let Some(c) = &compiled.chosen {
+        let path = out.with_extension("bits.toml");
+        bits = chosen(c, &path);
+        beside.push((path, c.bits.to_toml()));
+    }
+    artifacts::apart(beside.iter().map(|(path, _)| path.as_path()), read)?;
+    let all = files.iter().map(|f| (f.path.as_path(), f.bytes.as_slice()));
+    artifacts::save(&all.chain(beside.iter().map(|(p, t)| (p.as_path(), t.as_bytes()))).collect::<Vec<_>>())?;
     let mut text = report.as_ref().map(|r| summary(r, a.compiling.model.as_path())).unwrap_or_default();
     for f in &files {
         text.push_str(&format!("wrote {} ({})\n", f.path.display(), bytes(f.bytes.len())));
@@ -73,11 +82,8 @@ fn write(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failu
     setup::print(&text)
 }
 
-/// Writes the widths that were chosen under a budget, for the user to edit, and says what they cost.
-fn chosen(compiled: &Compiled, out: &Path) -> Result<String, Failure> {
-    let Some(c) = &compiled.chosen else { return Ok(String::new()) };
-    let path = out.with_extension("bits.toml");
-    artifacts::save(&[(&path, c.bits.to_toml().as_bytes())])?;
+/// The widths that were chosen under a budget, and what they cost.
+fn chosen(c: &Chosen, path: &Path) -> String {
     let rows =
         c.layers.iter().map(|l| vec![shortened(&l.layer, 44), l.width.clone(), bytes(l.bytes as usize), format!("{:.6}", l.loss_alone)]);
     let mut text = format!("{}\n", table(&["layer", "width", "weights", "loss alone"], &[2, 3], rows));
@@ -93,7 +99,7 @@ fn chosen(compiled: &Compiled, out: &Path) -> Result<String, Failure> {
         text.push_str(&format!("a run is predicted to take {:.1} us on this machine\n", ns / 1e3));
     }
     text.push_str(&format!("wrote {}; `--bits {}` compiles with it\n", path.display(), path.display()));
-    Ok(text)
+    text
 }
 
 fn summary(r: &Report, model: &Path) -> String {

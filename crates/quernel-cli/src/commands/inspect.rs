@@ -2,7 +2,7 @@ use super::setup;
 use crate::{
     args::Inspect,
     messages::Messages,
-    tables::{bytes, table},
+    tables::{bytes, one_line, table},
 };
 use quernel::{Failure, Model, ModelOptions, inspect_ranges, ir::text, read_text};
 use std::collections::BTreeMap;
@@ -41,15 +41,15 @@ pub fn run(a: &Inspect, messages: &Messages) -> Result<(), Failure> {
             let mut text = format!(
                 "{file}: opset {}, made by {}, {} operators, {} of constants\n",
                 model.imported.opset,
-                model.imported.producer.as_deref().unwrap_or("an unnamed program"),
+                one_line(model.imported.producer.as_deref().unwrap_or("an unnamed program")),
                 g.order.len(),
                 bytes(weights)
             );
             for &v in &g.inputs {
-                text.push_str(&format!("input  {}: {}\n", g.values[v].name, g.ty(v)));
+                text.push_str(&format!("input  {}: {}\n", one_line(&g.values[v].name), g.ty(v)));
             }
             for (name, v) in &g.outputs {
-                text.push_str(&format!("output {name}: {}\n", g.ty(*v)));
+                text.push_str(&format!("output {}: {}\n", one_line(name), g.ty(*v)));
             }
             let rows = operators.iter().map(|(op, n)| vec![(*op).to_owned(), n.to_string()]);
             text.push_str(&table(&["operator", "count"], &[1], rows).to_string());

@@ -16,6 +16,11 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 pub fn run(a: &Report, messages: &Messages) -> Result<(), Failure> {
     let compiler = setup::compiler(&a.compiling)?;
     let model = setup::model(&a.compiling)?;
+    if let Some(path) = &a.html {
+        let read = setup::read(&a.compiling, &model, &compiler);
+        artifacts::possible(path)?;
+        artifacts::apart([path.as_path()], &read.into_iter().chain(a.test.clone()).collect::<Vec<_>>())?;
+    }
     let mut points = Vec::new();
     if let (Some(widths), Some(test)) = (&a.pareto, &a.test) {
         let options = SampleOptions { rows: a.test_rows.clone(), ..setup::samples(&a.compiling.samples)? };

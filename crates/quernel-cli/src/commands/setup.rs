@@ -9,7 +9,7 @@ use quernel::{
     passes::Activations,
     quant::{Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
 };
-use std::io::Write;
+use std::{io::Write, path::PathBuf};
 
 pub fn model(a: &Compiling) -> Result<Model, Failure> {
     let (dims, pins) = (a.dims.iter().cloned().collect(), a.pins.iter().cloned().collect());
@@ -80,7 +80,18 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
 
 /// Writes data to standard output. A closed pipe ends the output quietly: the reader has seen enough.
 pub fn print(text: &str) -> Result<(), Failure> {
-    print_bytes(text.as_bytes())
+    // Names of a model are a stranger's text; JSON escapes its own.
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    print_bytes(out.as_bytes())
+}
+
+/// Every file that a compilation reads.
+pub fn read(a: &Compiling, model: &Model, compiler: &Compiler) -> Vec<PathBuf> {
+    let bits = Some(PathBuf::from(&a.bits)).filter(|p| p.extension().is_some_and(|e| e == "toml"));
+    model.files().into_iter().chain(compiler.calibration.files()).chain(bits).collect()
 }
 
 /// Writes bytes to standard output.

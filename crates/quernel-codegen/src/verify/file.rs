@@ -2,8 +2,8 @@
 
 use super::{Faults, Promise};
 use object::{
-    Architecture, BinaryFormat, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionKind, SymbolKind, elf,
-    macho, pe,
+    Architecture, BinaryFormat, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionKind, SymbolFlags,
+    SymbolKind, elf, macho, pe,
 };
 use std::collections::BTreeMap;
 
@@ -111,6 +111,9 @@ impl File {
                 faults.add(Promise::Format, format!("section {}", section.index().0), "has no readable name");
                 continue;
             };
+            if !expected(&section, &name) {
+                faults.add(Promise::Format, name.clone(), "is a section that no object has, or is more than its name says");
+            }
             let (code, writable) = match section.kind() {
                 SectionKind::Text => (true, false),
                 SectionKind::ReadOnlyData | SectionKind::ReadOnlyString => (false, false),
@@ -136,6 +139,10 @@ impl File {
                 faults.add(Promise::Memory, name.clone(), format!("is aligned to {} bytes", section.align()));
             }
             self.sections.push(Section { index: section.index().0, name, code, writable, size, data, relocations: BTreeMap::new() });
+        }
+        // Without this section some linkers make every stack of the program executable.
+        if self.format == BinaryFormat::Elf && file.section_by_name(".note.GNU-stack").is_none() {
+            faults.add(Promise::Memory, "file", "does not say that its stack holds no code");
         }
         let writable: usize = self.sections.iter().filter(|s| s.writable).map(|s| s.size).sum();
         if writable > 4 || self.sections.iter().any(|s| s.writable && s.data.iter().any(|b| *b != 0)) {
@@ -174,6 +181,15 @@ impl File {
             }
             if symbol.is_global() {
                 global.push(name.clone());
+            }
+            // A function of another type is called by the linker, or is none.
+            if let SymbolFlags::Elf { st_info, st_other } = symbol.flags() {
+                let (kind, entry) = (st_info & 0xf, symbol.is_global());
+                let plain = [elf::STT_NOTYPE, elf::STT_OBJECT, elf::STT_FUNC].contains(&kind) && st_other == 0;
+                if !plain || entry && kind != elf::STT_FUNC {
+                    faults.add(Promise::Symbols, name, "is of a type that no symbol of an object has");
+                    continue;
+                }
             }
             let Some(position) = symbol.section_index().and_then(|i| self.position(i.0)) else {
                 // Absolute symbols of some formats name the file's features.
@@ -269,6 +285,22 @@ impl File {
     /// The function that starts at an offset of a section.
     pub fn function_at(&self, section: usize, offset: u64) -> Option<usize> {
         self.functions.iter().position(|f| f.section == section && f.start == offset)
+    }
+}
+
+/// Whether a section is one that objects have: code, constants, the word of several variants, and tables that are not loaded.
+/// Names decide what linkers and loaders do with a section; `.init` would run before the program.
+fn expected<'d>(section: &object::Section<'d, '_>, name: &str) -> bool {
+    let kind = section.kind();
+    match name {
+        ".text" | "__text" => kind == SectionKind::Text,
+        ".rodata" | ".rdata" | "__const" => matches!(kind, SectionKind::ReadOnlyData | SectionKind::ReadOnlyString),
+        ".bss" | "__bss" => kind == SectionKind::UninitializedData,
+        ".note.GNU-stack" | ".symtab" | ".strtab" | ".shstrtab" => match section.flags() {
+            object::SectionFlags::Elf { sh_flags } => sh_flags == 0,
+            _ => false,
+        },
+        _ => name.starts_with(".rela.") && kind == SectionKind::Metadata,
     }
 }
 

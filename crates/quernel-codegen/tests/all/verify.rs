@@ -274,6 +274,17 @@ fn changed_structure_is_noticed() {
     check("writable constants", Memory, &|b| b[constants + HEADER.flags] |= 1);
     check("thread-local word", Memory, &|b| b[word + HEADER.flags + 1] |= 4);
     check("more writable memory", Memory, &|b| b[word + HEADER.size] = 64);
+    let stack = elf.any_section(".note.GNU-stack");
+    check("executable stack", Format, &|b| b[stack + HEADER.flags] |= 4);
+    check("loaded note", Format, &|b| b[stack + HEADER.flags] |= 2);
+    let name = |section: usize| -> [u8; 4] { bytes[section..section + 4].try_into().unwrap() };
+    check("code in a section of another name", Format, &|b| b[text..text + 4].copy_from_slice(&name(word)));
+    check("constants in a section of another name", Format, &|b| b[constants..constants + 4].copy_from_slice(&name(text)));
+    check("no word on the stack", Memory, &|b| b[stack..stack + 4].copy_from_slice(&name(constants)));
+    for kind in [0u8, 1, 5, 6, 10] {
+        check(&format!("entry of type {kind}"), Symbols, &|b| b[run + SYMBOL.info] = 0x10 | kind);
+    }
+    check("protected entry", Symbols, &|b| b[run + SYMBOL.info + 1] = 3);
     check("no machine", Format, &|b| b[18] = 3);
     check("an executable", Format, &|b| b[16] = 2);
     check("another magic number", Format, &|b| b[0] = 0);

@@ -54,6 +54,11 @@ impl<'a> Elf<'a> {
         self.headers().into_iter().find(|(at, n)| n.starts_with(name) && self.number(at + HEADER.size, 8) > 0).unwrap().0
     }
 
+    /// Where the header of a section is that may be empty.
+    pub fn any_section(&self, name: &str) -> usize {
+        self.headers().into_iter().find(|(_, n)| *n == name).unwrap().0
+    }
+
     /// Offset and size of a section's contents.
     fn contents(&self, header: usize) -> (usize, usize) {
         (self.number(header + 24, 8), self.number(header + HEADER.size, 8))

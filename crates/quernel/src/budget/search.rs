@@ -102,7 +102,7 @@ pub fn search(compiler: &Compiler, budget: &Budget, model: &Model, progress: &mu
         None => None,
         Some(_) => Some(uniform.iter().map(|c| Times::measure(c, &model.inputs(), MEASURE)).collect::<Result<_, _>>()?),
     };
-    let labels = samples.labels();
+    let labels = samples.whole_labels()?;
     let mut s = Search { compiler, model, samples, labels, loss, probes, sizes, times, known: BTreeMap::new() };
     let limits = s.limits(budget)?;
     let whole = vec![0; s.probes.len()];
