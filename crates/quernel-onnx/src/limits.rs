@@ -56,10 +56,13 @@ impl Limits {
     /// Sets a limit by its name.
     ///
     /// # Errors
-    /// No limit has that name.
+    /// No limit has that name, or it cannot be so high.
     pub fn set(&mut self, name: &str, value: usize) -> Result<(), String> {
         let names = || SETTINGS.iter().map(|(n, ..)| *n).collect::<Vec<_>>().join(", ");
         let row = SETTINGS.iter().find(|(n, ..)| *n == name).ok_or_else(|| format!("no limit {name:?} (one of {})", names()))?;
+        if name == "elements" && value > ELEMENTS {
+            return Err(format!("a limit of {value} elements; it is at most {ELEMENTS}"));
+        }
         *(row.2)(self) = value;
         Ok(())
     }

@@ -124,10 +124,6 @@ impl Samples {
             wrong.push(Diagnostic::new(Code::SampleName, format!("the model has no input {name:?}")).in_file(&file));
         }
         let own = options.labels.as_deref();
-        if let Some(name) = own.filter(|n| !found.contains_key(*n)) {
-            let message = format!("no array {name:?} for the labels; there are {}", list(&names));
-            wrong.push(Diagnostic::new(Code::SampleName, message).in_file(&file));
-        }
         let is_label = |n: &str| LABELS.contains(&n) || own == Some(n);
         let unknown: Vec<&String> = found.keys().filter(|n| !is_label(n) && !n.starts_with("out:")).collect();
         if !unknown.is_empty() && wrong.is_empty() {
@@ -165,7 +161,11 @@ impl Samples {
             }
         }
         let (mut labels, mut label_fault) = (None, None);
-        if let Some((name, a)) = own.into_iter().chain(LABELS).find_map(|l| Some((l, found.get(l)?))) {
+        if let Some(name) = own.filter(|n| !found.contains_key(*n)) {
+            // Samples for calibration need no labels.
+            let message = format!("no array {name:?} for the labels; there are {}", list(&names));
+            label_fault = Some(Diagnostic::new(Code::SampleName, message).in_file(&file));
+        } else if let Some((name, a)) = own.into_iter().chain(LABELS).find_map(|l| Some((l, found.get(l)?))) {
             let fault = |code, message: String| Some(Diagnostic::new(code, message).in_file(&file).at(format!("array {name:?}")));
             labels = (0..if a.len() == count { count } else { 0 }).map(|i| a.integer(i)).collect::<Option<Vec<i64>>>();
             // What a regression aims at is called a target, too.
