@@ -22,7 +22,13 @@ pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Ve
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if garbles(c) { out.extend(c.escape_default()) } else { out.push(c) }
+        if c == '\n' {
+            out.push_str("\\n")
+        } else if garbles(c) {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)))
+        } else {
+            out.push(c)
+        }
     }
     out
 }
@@ -57,7 +63,7 @@ mod tests {
 
     #[test]
     fn names_stay_on_their_line() {
-        assert_eq!(one_line("a\nb\u{1b}[31m\u{202e}\u{e9}"), "a\\nb\\u{1b}[31m\\u{202e}\u{e9}");
+        assert_eq!(one_line("a\nb\u{1b}[31m\u{202e}\u{e9}"), "a\\nb\\u001b[31m\\u202e\u{e9}");
     }
 
     #[test]

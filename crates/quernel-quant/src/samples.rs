@@ -69,6 +69,8 @@ pub struct Samples {
     labels: Option<Vec<i64>>,
     /// Why an array that should hold labels does not.
     label_fault: Option<Diagnostic>,
+    /// Whether the user named that array.
+    named: bool,
     rows: Range<usize>,
     transform: Transform,
 }
@@ -183,6 +185,7 @@ impl Samples {
             source: Source::Arrays(chosen.into_iter().map(|(_, a)| a).collect()),
             labels,
             label_fault,
+            named: own.is_some(),
             rows,
             transform: options.transform.clone(),
         })
@@ -197,7 +200,16 @@ impl Samples {
             return Err(Diagnostic::new(Code::BadOption, message).in_file(file));
         }
         let (labels, transform) = (folder.labels.clone(), Transform::default());
-        Ok(Self { file, inputs: inputs.to_vec(), source: Source::Pictures(folder), labels, label_fault: None, rows, transform })
+        Ok(Self {
+            file,
+            inputs: inputs.to_vec(),
+            source: Source::Pictures(folder),
+            labels,
+            label_fault: None,
+            named: false,
+            rows,
+            transform,
+        })
     }
 
     /// `count` samples of noise, always the same: standard normal floats, any bytes, other whole numbers from 0 to 9.
@@ -232,6 +244,7 @@ impl Samples {
             source: Source::Arrays(arrays),
             labels: None,
             label_fault: None,
+            named: false,
             rows: 0..count,
             transform: Transform::default(),
         }
@@ -261,12 +274,16 @@ impl Samples {
         self.labels.as_ref().map(|l| l[self.rows.clone()].to_vec())
     }
 
+    /// Why labels cannot be counted although an array looks like them by its name.
+    pub fn label_fault(&self) -> Option<&Diagnostic> {
+        self.label_fault.as_ref()
+    }
     /// Labels, for those who count right answers.
     ///
     /// # Errors
-    /// An array that should hold labels, by its name or by the user's word, but has none for every sample.
+    /// The array that the user named holds none for every sample.
     pub fn whole_labels(&self) -> Result<Option<Vec<i64>>, Diagnostic> {
-        self.label_fault.clone().map_or_else(|| Ok(self.labels()), Err)
+        self.label_fault.clone().filter(|_| self.named).map_or_else(|| Ok(self.labels()), Err)
     }
 
     /// The inputs of sample `i`, in the model's order.

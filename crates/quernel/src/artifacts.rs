@@ -165,7 +165,7 @@ pub fn possible(path: &Path) -> Result<&Path, Failure> {
 }
 
 /// Writes files through temporary ones beside them: first all contents, then all names. When a name cannot be given,
-/// those given before are taken back. What a link points to is replaced, not the link.
+/// those given before are taken back, and what was there is there again. What a link points to is replaced, not the link.
 ///
 /// # Errors
 /// A path that is twice among them, or names anything but a regular file, and those of the system.
@@ -176,22 +176,25 @@ pub fn save(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
         let mut temporary = NamedTempFile::new_in(folder).map_err(|e| fail(path, &e.kind()))?;
         temporary.write_all(bytes).and_then(|()| temporary.flush()).map_err(|e| fail(path, &e.kind()))?;
         open_up(&temporary).map_err(|e| fail(path, &e.kind()))?;
-        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        // A file that is not there yet has many names, too.
+        let new = || Some(std::fs::canonicalize(folder).ok()?.join(path.file_name()?));
+        let target = std::fs::canonicalize(path).ok().or_else(new).unwrap_or_else(|| path.to_path_buf());
         if ready.iter().any(|(other, _)| *other == target) {
             return Err(fail(path, &"two outputs have this name"));
         }
         ready.push((target, temporary));
     }
-    let mut done: Vec<PathBuf> = Vec::new();
+    let mut done: Vec<(PathBuf, Option<Vec<u8>>)> = Vec::new();
     for (path, temporary) in ready {
+        let before = std::fs::read(&path).ok();
         if let Err(e) = temporary.persist(&path) {
-            for path in done {
+            for (path, before) in done {
                 // The first error is the one to report.
-                let _ = std::fs::remove_file(path);
+                let _ = before.map_or_else(|| std::fs::remove_file(&path), |bytes| std::fs::write(&path, bytes));
             }
             return Err(fail(&path, &e.error.kind()));
         }
-        done.push(path);
+        done.push((path, before));
     }
     Ok(())
 }

@@ -32,6 +32,8 @@ pub struct Evaluation {
     pub logits_sqnr_db: Option<f64>,
     /// Largest absolute difference of the first output.
     pub max_abs: f64,
+    /// Why there is no accuracy although the file has an array of labels.
+    pub labels_unused: Option<String>,
     /// Samples on which compiled code and the reference interpreter were compared, and gave equal bytes.
     pub equal_to_interpreter: usize,
 }
@@ -119,7 +121,8 @@ fn open_end(g: &Graph) -> Option<Graph> {
 
 /// Runs all samples through the float engine and through compiled code in this process.
 pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress: &mut dyn FnMut(Progress)) -> Result<Evaluation, Failure> {
-    let labels = samples.whole_labels()?;
+    let mut labels = samples.whole_labels()?;
+    let mut unused = samples.label_fault().map(|d| d.message.clone());
     let program = compiled.program()?;
     let mut jit = compiled.jit()?;
     let float = Reference::of(model)?;
@@ -128,6 +131,12 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
     let (mut float_hits, mut compiled_hits, mut agree) = ([0usize; 2], [0usize; 2], 0usize);
     let (mut kl, mut classes) = (0f64, 0);
     let whole = program.outputs.first().and_then(|o| o.ty.elem.scalar()).is_some_and(|s| !s.is_float());
+    let outputs_of = program.outputs.first().map_or(0, |o| o.ty.count());
+    let class = |l: &i64| usize::try_from(*l).is_ok_and(|l| l < outputs_of);
+    if let (Some(label), false) = (labels.iter().flatten().find(|l| !class(l)), whole) {
+        unused = Some(format!("label {label}, but the output has {outputs_of} elements"));
+        labels = None;
+    }
     for i in 0..samples.len() {
         let inputs = samples.get(i)?;
         let want = first_numbers(float.run(&inputs)?.as_ref(), &model.file)?;
@@ -151,10 +160,7 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
             float_hits[0] += usize::from(want == [label as f32]);
             compiled_hits[0] += usize::from(got == [label as f32]);
         } else if let Some(label) = label {
-            let label = usize::try_from(label).ok().filter(|l| *l < got.len()).ok_or_else(|| {
-                let message = format!("label {label} of sample {i}, but the output has {} classes", got.len());
-                Diagnostic::new(Code::SampleValue, message).in_file(samples.file()).at("array of labels")
-            })?;
+            let label = usize::try_from(label).unwrap_or(usize::MAX);
             for (k, at) in [1, 5].into_iter().zip(0..) {
                 float_hits[at] += usize::from(metrics::in_top(&want, label, k));
                 compiled_hits[at] += usize::from(metrics::in_top(&got, label, k));
@@ -169,6 +175,7 @@ pub fn evaluate(model: &Model, compiled: &Compiled, samples: &Samples, progress:
     let percent = |n: usize| 100.0 * n as f64 / samples.len().max(1) as f64;
     Ok(Evaluation {
         samples: samples.len(),
+        labels_unused: unused,
         float_top1: labels.as_ref().map(|_| percent(float_hits[0])),
         compiled_top1: labels.as_ref().map(|_| percent(compiled_hits[0])),
         float_top5: labels.as_ref().filter(|_| classes > 5).map(|_| percent(float_hits[1])),

@@ -20,9 +20,12 @@ pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
     let read = setup::read(&a.compiling, &model, &compiler);
     // What can be told before the work.
     if a.stop_after.is_none() {
-        let outputs = a.output.iter().filter(|o| o.as_os_str() != "-").chain(&a.depfile);
-        outputs.clone().try_for_each(|o| artifacts::possible(o).map(|_| ()))?;
-        artifacts::apart(outputs.map(PathBuf::as_path), &read)?;
+        let mut outputs: Vec<PathBuf> = a.depfile.iter().cloned().collect();
+        if let Some(out) = a.output.as_ref().filter(|o| o.as_os_str() != "-") {
+            outputs.extend(kinds(a, out).into_iter().map(|kind| artifacts::path(kind, out)));
+        }
+        outputs.iter().try_for_each(|o| artifacts::possible(o).map(|_| ()))?;
+        artifacts::apart(outputs.iter().map(PathBuf::as_path), &read)?;
     }
     let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
     for (pass, text) in &compiled.prints {
@@ -40,6 +43,11 @@ pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
     write(a, &compiled, &read)
 }
 
+/// What is made.
+fn kinds(a: &Compile, out: &Path) -> Vec<Emit> {
+    if a.emit.is_empty() { Emit::default_for(out).to_vec() } else { a.emit.clone() }
+}
+
 /// `output: files..` as make and ninja read it.
 fn rule(output: &Path, files: &[PathBuf]) -> String {
     let escaped = |path: &Path| path.display().to_string().replace('$', "$$").replace('#', "\\#").replace(' ', "\\ ");
@@ -49,7 +57,7 @@ fn rule(output: &Path, files: &[PathBuf]) -> String {
 
 fn write(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failure> {
     let out = a.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.o", compiled.name)));
-    let kinds: Vec<Emit> = if a.emit.is_empty() { Emit::default_for(&out).to_vec() } else { a.emit.clone() };
+    let kinds = kinds(a, &out);
     if out.as_os_str() == "-" {
         let [kind] = kinds[..] else {
             return Err(Diagnostic::new(Code::BadOption, "standard output takes one file")

@@ -24,6 +24,9 @@ pub fn run(a: &Eval, messages: &Messages) -> Result<(), Failure> {
         text.push_str(&format!("compiled code equals the interpreter byte for byte on {equal} samples\n"));
     }
     text.push_str(&format!("{} samples\n", e.samples));
+    if let Some(why) = &e.labels_unused {
+        text.push_str(&format!("no accuracy: {why}\n"));
+    }
     if let (Some(float), Some(compiled)) = (e.float_top1, e.compiled_top1) {
         text.push_str(&format!("top-1 float {float:.2} %, compiled {compiled:.2} % ({:+.2} points)\n", compiled - float));
     }

@@ -10,7 +10,7 @@ pub fn run(a: &Export, messages: &Messages) -> Result<(), Failure> {
     if a.output.as_os_str() == "-" {
         return setup::print_bytes(&exported.bytes);
     }
-    artifacts::apart([a.output.as_path()], &[model.files(), compiler.calibration.files()].concat())?;
+    artifacts::apart([a.output.as_path()], &setup::read(&a.compiling, &model, &compiler))?;
     artifacts::save(&[(&a.output, &exported.bytes)])?;
     setup::print(&format!("wrote {}\n", a.output.display()))
 }

@@ -26,7 +26,7 @@ pub fn run(a: &Run, messages: &Messages) -> Result<(), Failure> {
     }
     if let Some(path) = &a.output {
         let npz = to_npz(&all)?;
-        artifacts::apart([path.as_path()], &[model.files(), compiler.calibration.files(), vec![a.input.clone()]].concat())?;
+        artifacts::apart([path.as_path()], &[setup::read(&a.compiling, &model, &compiler), vec![a.input.clone()]].concat())?;
         artifacts::save(&[(path, &npz)])?;
         return setup::print(&format!("wrote {}: {} samples\n", path.display(), samples.len()));
     }

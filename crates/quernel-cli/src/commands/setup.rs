@@ -4,7 +4,7 @@ use crate::args::{ActivationsArg, Compiling, IoArg, Sampling};
 use quernel::{
     Compiler, Failure, Model, ModelOptions, Recovery,
     codegen::{Level, Target},
-    ir::{Code, Diagnostic},
+    ir::{Code, Diagnostic, diag::garbles},
     onnx::Limits,
     passes::Activations,
     quant::{Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
@@ -80,10 +80,10 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
 
 /// Writes data to standard output. A closed pipe ends the output quietly: the reader has seen enough.
 pub fn print(text: &str) -> Result<(), Failure> {
-    // Names of a model are a stranger's text; JSON escapes its own.
+    // Names of a model are a stranger's text. The escapes are those of JSON, which may be what is printed.
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
+        if garbles(c) && c != '\n' { out.push_str(&format!("\\u{:04x}", u32::from(c))) } else { out.push(c) }
     }
     print_bytes(out.as_bytes())
 }

@@ -1,9 +1,9 @@
 //! The object file: sections, functions, relocations, each checked by itself.
 
-use super::{Faults, Promise};
+use super::{Faults, Promise, layout};
 use object::{
-    Architecture, BinaryFormat, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionKind, SymbolFlags,
-    SymbolKind, elf, macho, pe,
+    Architecture, BinaryFormat, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionKind, SymbolKind, elf,
+    macho, pe,
 };
 use std::collections::BTreeMap;
 
@@ -98,6 +98,7 @@ impl File {
             functions: Vec::new(),
             data: Vec::new(),
         };
+        layout::check(&file, bytes, faults);
         out.read_sections(&file, faults);
         out.read_symbols(&file, faults);
         out.read_relocations(&file, faults);
@@ -111,9 +112,6 @@ impl File {
                 faults.add(Promise::Format, format!("section {}", section.index().0), "has no readable name");
                 continue;
             };
-            if !expected(&section, &name) {
-                faults.add(Promise::Format, name.clone(), "is a section that no object has, or is more than its name says");
-            }
             let (code, writable) = match section.kind() {
                 SectionKind::Text => (true, false),
                 SectionKind::ReadOnlyData | SectionKind::ReadOnlyString => (false, false),
@@ -139,10 +137,6 @@ impl File {
                 faults.add(Promise::Memory, name.clone(), format!("is aligned to {} bytes", section.align()));
             }
             self.sections.push(Section { index: section.index().0, name, code, writable, size, data, relocations: BTreeMap::new() });
-        }
-        // Without this section some linkers make every stack of the program executable.
-        if self.format == BinaryFormat::Elf && file.section_by_name(".note.GNU-stack").is_none() {
-            faults.add(Promise::Memory, "file", "does not say that its stack holds no code");
         }
         let writable: usize = self.sections.iter().filter(|s| s.writable).map(|s| s.size).sum();
         if writable > 4 || self.sections.iter().any(|s| s.writable && s.data.iter().any(|b| *b != 0)) {
@@ -182,14 +176,9 @@ impl File {
             if symbol.is_global() {
                 global.push(name.clone());
             }
-            // A function of another type is called by the linker, or is none.
-            if let SymbolFlags::Elf { st_info, st_other } = symbol.flags() {
-                let (kind, entry) = (st_info & 0xf, symbol.is_global());
-                let plain = [elf::STT_NOTYPE, elf::STT_OBJECT, elf::STT_FUNC].contains(&kind) && st_other == 0;
-                if !plain || entry && kind != elf::STT_FUNC {
-                    faults.add(Promise::Symbols, name, "is of a type that no symbol of an object has");
-                    continue;
-                }
+            if !layout::plain(symbol.flags(), symbol.is_global()) {
+                faults.add(Promise::Symbols, name, "is of a type that no symbol of an object has");
+                continue;
             }
             let Some(position) = symbol.section_index().and_then(|i| self.position(i.0)) else {
                 // Absolute symbols of some formats name the file's features.
@@ -261,6 +250,10 @@ impl File {
                     faults.add(Promise::Relocations, place, format!("is of a kind that is not listed: {:?}", relocation.flags()));
                     continue;
                 };
+                if !nothing_added(self.architecture, &relocation, &self.sections[at].data, offset) {
+                    faults.add(Promise::Relocations, place, "points beside its symbol");
+                    continue;
+                }
                 let target = match relocation.target() {
                     RelocationTarget::Symbol(index) => file.symbol_by_index(index).ok().and_then(|s| {
                         let section = file.section_by_index(s.section_index()?).ok()?;
@@ -288,22 +281,6 @@ impl File {
     }
 }
 
-/// Whether a section is one that objects have: code, constants, the word of several variants, and tables that are not loaded.
-/// Names decide what linkers and loaders do with a section; `.init` would run before the program.
-fn expected<'d>(section: &object::Section<'d, '_>, name: &str) -> bool {
-    let kind = section.kind();
-    match name {
-        ".text" | "__text" => kind == SectionKind::Text,
-        ".rodata" | ".rdata" | "__const" => matches!(kind, SectionKind::ReadOnlyData | SectionKind::ReadOnlyString),
-        ".bss" | "__bss" => kind == SectionKind::UninitializedData,
-        ".note.GNU-stack" | ".symtab" | ".strtab" | ".shstrtab" => match section.flags() {
-            object::SectionFlags::Elf { sh_flags } => sh_flags == 0,
-            _ => false,
-        },
-        _ => name.starts_with(".rela.") && kind == SectionKind::Metadata,
-    }
-}
-
 /// Whether the flags of a section allow more than its kind.
 fn flags_differ<'d>(section: &object::Section<'d, '_>, code: bool, writable: bool) -> bool {
     match section.flags() {
@@ -318,6 +295,28 @@ fn flags_differ<'d>(section: &object::Section<'d, '_>, code: bool, writable: boo
         object::SectionFlags::MachO { flags } => (flags & (macho::S_ATTR_PURE_INSTRUCTIONS | macho::S_ATTR_SOME_INSTRUCTIONS) != 0) != code,
         _ => true,
     }
+}
+
+/// Whether a relocation, which is of a listed kind, points to its symbol itself: what is added makes up for the distance from
+/// the place to the end of the instruction, or from where the distance counts, and no more.
+fn nothing_added(architecture: Architecture, relocation: &object::Relocation, data: &[u8], offset: u64) -> bool {
+    if !relocation.has_implicit_addend() {
+        return relocation.addend()
+            == match architecture {
+                Architecture::X86_64 => -4,
+                Architecture::S390x => 2,
+                _ => 0,
+            };
+    }
+    let Some(word) = usize::try_from(offset).ok().and_then(|at| data.get(at..at.checked_add(4)?)) else { return false };
+    let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+    let mask = match (architecture, relocation.flags()) {
+        (Architecture::Aarch64, RelocationFlags::MachO { r_type: macho::ARM64_RELOC_BRANCH26, .. }) => 0x03ff_ffff,
+        (Architecture::Aarch64, RelocationFlags::MachO { r_type: macho::ARM64_RELOC_PAGE21, .. }) => 0x60ff_ffe0,
+        (Architecture::Aarch64, _) => 0x003f_fc00,
+        _ => u32::MAX,
+    };
+    word & mask == 0
 }
 
 /// The kind of a relocation that objects may have.

@@ -13,6 +13,7 @@
 mod a64;
 mod file;
 mod interface;
+mod layout;
 mod riscv;
 mod s390;
 mod walk;

@@ -284,6 +284,13 @@ fn changed_structure_is_noticed() {
     for kind in [0u8, 1, 5, 6, 10] {
         check(&format!("entry of type {kind}"), Symbols, &|b| b[run + SYMBOL.info] = 0x10 | kind);
     }
+    let table = elf.section(".rela.text");
+    check("relocations of another table", Format, &|b| b[table + HEADER.link] ^= 1);
+    check("relocations that are loaded", Format, &|b| b[table + HEADER.flags] |= 2);
+    check("code at an address", Format, &|b| b[text + HEADER.address] = 64);
+    check("constants at an address", Format, &|b| b[constants + HEADER.address] = 64);
+    check("code that is discarded", Format, &|b| b[text + HEADER.flags + 3] |= 0x80);
+    check("constants that may be merged", Format, &|b| b[constants + HEADER.flags] |= 0x30);
     check("protected entry", Symbols, &|b| b[run + SYMBOL.info + 1] = 3);
     check("no machine", Format, &|b| b[18] = 3);
     check("an executable", Format, &|b| b[16] = 2);
@@ -296,6 +303,9 @@ fn changed_structure_is_noticed() {
     for (n, at) in relocations.iter().enumerate().take(8) {
         for kind in [0u8, 1, 3, 9, 10, 11, 12, 19, 24, 26, 41, 42] {
             check(&format!("relocation {n} of kind {kind}"), Relocations, &|b| b[at + RELOCATION.kind] = kind);
+        }
+        for added in [0u8, 1, 0x20, 0xf8] {
+            check(&format!("relocation {n} plus {added}"), Relocations, &|b| b[at + RELOCATION.addend] = added);
         }
         check(&format!("relocation {n} elsewhere"), Relocations, &|b| b[at + RELOCATION.offset] ^= 1);
         check(&format!("relocation {n} to nothing"), Relocations, &|b| b[at + RELOCATION.symbol..][..4].fill(0));

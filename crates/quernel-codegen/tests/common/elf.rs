@@ -10,15 +10,18 @@ pub struct Symbol {
 pub const SYMBOL: Symbol = Symbol { info: 4, section: 6, value: 8, size: 16 };
 pub struct Header {
     pub flags: usize,
+    pub address: usize,
     pub size: usize,
+    pub link: usize,
 }
-pub const HEADER: Header = Header { flags: 8, size: 32 };
+pub const HEADER: Header = Header { flags: 8, address: 16, size: 32, link: 40 };
 pub struct Relocation {
     pub offset: usize,
     pub kind: usize,
     pub symbol: usize,
+    pub addend: usize,
 }
-pub const RELOCATION: Relocation = Relocation { offset: 0, kind: 8, symbol: 12 };
+pub const RELOCATION: Relocation = Relocation { offset: 0, kind: 8, symbol: 12, addend: 16 };
 
 /// A well-formed object.
 pub struct Elf<'a> {

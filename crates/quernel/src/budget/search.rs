@@ -103,6 +103,12 @@ pub fn search(compiler: &Compiler, budget: &Budget, model: &Model, progress: &mu
         Some(_) => Some(uniform.iter().map(|c| Times::measure(c, &model.inputs(), MEASURE)).collect::<Result<_, _>>()?),
     };
     let labels = samples.whole_labels()?;
+    let classes = uniform.first().and_then(|c| c.program().ok()?.outputs.first()).map_or(0, |o| o.ty.count());
+    let class = |l: &i64| classes == 1 || usize::try_from(*l).is_ok_and(|l| l < classes);
+    if let Some(label) = labels.iter().flatten().find(|l| !class(l)) {
+        let message = format!("label {label}, but the output has {classes} elements");
+        return Err(Diagnostic::new(Code::SampleValue, message).in_file(samples.file()).into());
+    }
     let mut s = Search { compiler, model, samples, labels, loss, probes, sizes, times, known: BTreeMap::new() };
     let limits = s.limits(budget)?;
     let whole = vec![0; s.probes.len()];

@@ -72,8 +72,10 @@ static void add_floats(unsigned char *p, size_t count) {
 #define TEST(r) __asm__ volatile("lgdr %0, %%f" r : "=r"(now)); lost |= now != 0x5a5a5a5a5a5a5a5aull;
 #elif defined __x86_64__ && defined _WIN32
 #define KEPT(R) R("6") R("7") R("8") R("9") R("10") R("11") R("12") R("13") R("14") R("15")
-#define FILL(r) __asm__ volatile("movq %0, %%xmm" r : : "r"(0x5a5a5a5a5a5a5a5aull) : "xmm" r);
-#define TEST(r) __asm__ volatile("movq %%xmm" r ", %0" : "=r"(now)); lost |= now != 0x5a5a5a5a5a5a5a5aull;
+static const unsigned long long both[2] = {0x5a5a5a5a5a5a5a5aull, 0x5a5a5a5a5a5a5a5aull};
+static unsigned long long found[2];
+#define FILL(r) __asm__ volatile("movups %0, %%xmm" r : : "m"(both) : "xmm" r);
+#define TEST(r) __asm__ volatile("movups %%xmm" r ", %0" : "=m"(found)); lost |= memcmp(both, found, sizeof both) != 0;
 #else
 #define KEPT(R)
 #endif
