@@ -97,7 +97,7 @@ pub fn limits_markdown() -> String {
              | 2^28 bytes | what the shorthands of a text (`splat`, `seed`) stand for |\n\
              | 2^30 bytes | a constant that folding makes |\n\
              | 2^36 bytes | arena and constants of a program |\n\
-             | 2^32 | elements of an array of samples |\n\
+             | 2^36 | elements of an array of samples |\n\
              | 16384 | nodes of a model that tract runs for calibration; larger ones run in code of our own |\n";
     page
 }

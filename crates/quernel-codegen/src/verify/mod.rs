@@ -114,8 +114,9 @@ impl Faults {
 /// The one member of a static library; anything else as it is.
 fn member(bytes: &[u8]) -> &[u8] {
     let Ok(archive) = object::read::archive::ArchiveFile::parse(bytes) else { return bytes };
-    let members: Vec<&[u8]> = archive.members().filter_map(|m| m.ok()?.data(bytes).ok()).collect();
-    if let [one] = members[..] { one } else { bytes }
+    // A member that cannot be read is there for others all the same.
+    let members: Option<Vec<&[u8]>> = archive.members().map(|m| m.ok()?.data(bytes).ok()).collect();
+    if let Some([one]) = members.as_deref() { one } else { bytes }
 }
 
 /// Checks an object or the static library that holds it, and its header where there is one.
