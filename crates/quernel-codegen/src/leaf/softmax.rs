@@ -109,6 +109,11 @@ fn emit(outer: usize, len: usize) -> Emitted<Vec<u8>> {
             f.a.vmovups(zmmword_ptr(rdx), zmm(X))
         }
     })?;
+    next_row(f, len, rows)
+}
+
+/// Goes to the next row, if there is one, and returns behind the last.
+fn next_row(mut f: Asm, len: usize, rows: CodeLabel) -> Emitted<Vec<u8>> {
     f.a.add(rdi, 4 * len as i32)?;
     f.a.add(rsi, 4 * len as i32)?;
     f.a.dec(rcx)?;
@@ -231,13 +236,7 @@ fn narrow(outer: usize, len: usize) -> Emitted<Vec<u8>> {
         }
         Ok(())
     })?;
-    f.a.add(rdi, 4 * len as i32)?;
-    f.a.add(rsi, 4 * len as i32)?;
-    f.a.dec(rcx)?;
-    f.a.jnz(rows)?;
-    f.a.vzeroupper()?;
-    f.a.ret()?;
-    f.finish()
+    next_row(f, len, rows)
 }
 
 /// Registers of 256 bits beside the shared ones: the second sum, which elements are there, the second largest.
