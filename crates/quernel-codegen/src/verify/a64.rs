@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 /// The number of the stack pointer, where an encoding has it; and of the frame pointer.
 const SP: u32 = 31;
 const FP: u32 = 29;
+const LINK: u32 = 30;
 
 /// `bits` of `w` from `at`, as a number.
 fn field(w: u32, at: u32, bits: u32) -> u32 {
@@ -33,6 +34,11 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
         // ADD and SUB of an extended register may have the stack pointer as their result.
         _ if w & 0x3fe0_0000 == 0x0b20_0000 && field(w, 0, 5) == SP => out.stack = Stack::Unknown,
         _ => {}
+    }
+    // The address of the return comes from a call, or from where the frame kept it: arithmetic does not make one.
+    let general = matches!(field(w, 25, 4), 0b1000 | 0b1001 | 0b0101 | 0b1101);
+    if general && field(w, 0, 5) == LINK {
+        out.flow = Flow::Indirect;
     }
     Some(out)
 }
@@ -97,6 +103,17 @@ fn immediate(w: u32, at: u64, relocations: &BTreeMap<u64, Relocation>, out: &mut
 
 fn memory(w: u32, to: &dyn Fn(i64) -> u64, out: &mut Decoded) {
     let base = field(w, 5, 5) == SP;
+    // Loads of one general register, of two from outside the frame; vectors that move their base.
+    let one = w & 0x3b00_0000 == 0x3800_0000 || w & 0x3b00_0000 == 0x3900_0000 || w & 0x3b00_0000 == 0x1800_0000;
+    let loads = w & 0x3b00_0000 == 0x1800_0000 || field(w, 22, 2) != 0;
+    let pair = w & 0x3a00_0000 == 0x2800_0000 && field(w, 22, 1) == 1;
+    let vector = field(w, 26, 1) == 1;
+    if !vector && (one && loads && field(w, 0, 5) == LINK || pair && [field(w, 0, 5), field(w, 10, 5)].contains(&LINK)) && !base {
+        out.flow = Flow::Indirect;
+    }
+    if w & 0xbe80_0000 == 0x0c80_0000 && base {
+        out.stack = Stack::Unknown;
+    }
     if w & 0x3f00_0000 == 0x0800_0000 || w & 0x3b20_0c00 == 0x3820_0000 {
         // Exclusive and atomic accesses.
         out.special = Special::System;

@@ -74,12 +74,23 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
                 _ => Stack::Same,
             };
         }
-        0x1b | 0x33 | 0x3b | 0x37 => {}
+        0x37 => {
+            if let Some((bytes, length)) = large_frame(code, rd) {
+                (out.stack, out.length) = (Stack::Grow(-bytes), length);
+            }
+        }
+        0x1b | 0x33 | 0x3b => {}
         0x43 | 0x47 | 0x4b | 0x4f => writes = false,
-        // Results of float and vector instructions are general registers for some functions only.
-        0x53 | 0x57 => writes = false,
+        // Results of float and vector instructions are general registers for some functions only: comparisons, conversions to
+        // integers, moves of bits and classes; lengths of vectors, and what is taken out of one.
+        0x53 => writes = matches!(w >> 27, 0x14 | 0x18 | 0x1c),
+        0x57 => writes = matches!((w >> 12 & 7, w >> 26), (7, _) | (2, 0x10)),
         _ if w == 0 => out.flow = Flow::Stop,
         _ => return None,
+    }
+    // The address of the return comes from a call, or from where the frame kept it.
+    if writes && rd == RA && !matches!(out.flow, Flow::Call(_)) && !(opcode == 0x03 && rs1 == SP) {
+        out.flow = Flow::Indirect;
     }
     if writes && out.stack == Stack::Same && !matches!(out.flow, Flow::Call(_)) {
         match rd {
@@ -91,6 +102,19 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
     Some(out)
 }
 
+/// LUI with the instructions behind it that add a number of more than twelve bits to the stack pointer: the number, and the
+/// bytes of all.
+fn large_frame(code: &[u8], rd: u32) -> Option<(i64, u64)> {
+    let word = |at: usize| code.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let high = i64::from((word(0)? & 0xffff_f000) as i32);
+    let to_stack = rd << 20 | SP << 15 | SP << 7 | 0x33;
+    match word(4)? {
+        w if w == to_stack => Some((high, 8)),
+        w if w & 0xf_ffff == rd << 15 | rd << 7 | 0x13 && word(8)? == to_stack => Some((high + i64::from(w as i32 >> 20), 12)),
+        _ => None,
+    }
+}
+
 /// AUIPC without a relocation, with the instruction behind it that has the low part: a jump too far for one instruction, or
 /// the address of a constant among the code.
 fn beside(w: u32, next: Option<u32>, at: u64, out: &mut Decoded) {
@@ -100,6 +124,7 @@ fn beside(w: u32, next: Option<u32>, at: u64, out: &mut Decoded) {
             let to = high.wrapping_add_signed(i64::from(n as i32 >> 20));
             match n & 0x7f {
                 0x67 if n >> 7 & 31 == 0 => (out.flow, out.length) = (Flow::Jump(to), 8),
+                0x03 | 0x13 if [RA, SP].contains(&(n >> 7 & 31)) => out.beside = Some(u64::MAX),
                 0x03 | 0x07 | 0x13 => (out.beside, out.length) = (Some(to), 8),
                 _ => out.beside = Some(u64::MAX),
             }

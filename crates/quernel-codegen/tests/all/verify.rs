@@ -1,13 +1,13 @@
 //! The checker of objects: it accepts every object that is made, on every target, and nothing that was changed. Each
 //! change must break the promise that it is about; the hash in the header is made to fit, so that it hides nothing.
 
-use crate::common::{Case, Kind, Rng, conv_program};
+use crate::common::{Case, Kind, Operand, Rng, conv_program, step_program};
 use crate::elf::{Elf, HEADER, RELOCATION, SYMBOL};
 use quernel_codegen::{Fault, Level, Options, Promise, Target, header, object, targets, verify};
 use quernel_ir::{
-    Program,
+    Program, Unary,
     op::WindowDim,
-    program::{End, WeightLayout},
+    program::{End, WeightLayout, What},
     tensor::fnv1a,
 };
 
@@ -89,6 +89,16 @@ fn every_object_keeps_its_promises() {
     println!("{count} objects");
 }
 
+/// A frame of more bytes than an instruction of RISC-V can add at once.
+#[test]
+fn large_frames_are_understood() {
+    let what = What::UnaryFloat { count: 300, op: Unary::Mish };
+    let (program, _) = step_program(what, vec![Operand::Data(vec![0; 1200])], 1200, true, false);
+    let (bytes, header) = made(RISCV, "rv64gcv", None, &program);
+    let v = verify(&bytes, Some(&header)).unwrap_or_else(|f| panic!("{f:#?}"));
+    assert!(v.stack_found > 2048, "{v:?}");
+}
+
 /// The header with the hash of a changed object, so that only what was changed can be noticed.
 fn fitting(header: &str, object: &[u8]) -> String {
     let mut lines: Vec<String> = header.lines().map(str::to_owned).collect();
@@ -161,6 +171,9 @@ fn code(triple: &str) -> Vec<(&'static str, &'static [u8], Promise)> {
             ("load from elsewhere", &[0x48, 0x8b, 0x05, 0, 0, 0x10, 0], Memory),
         ],
         ARM => vec![
+            ("address of the return from a register", &[0xfe, 0x03, 0x00, 0xaa], Control),
+            ("address of the return from memory", &[0x1e, 0x00, 0x40, 0xf9], Control),
+            ("two registers from memory", &[0x1d, 0x78, 0x40, 0xa9], Control),
             ("svc", &[0x01, 0, 0, 0xd4], System),
             ("hvc", &[0x02, 0, 0, 0xd4], System),
             ("brk", &[0, 0, 0x20, 0xd4], System),
@@ -187,6 +200,9 @@ fn code(triple: &str) -> Vec<(&'static str, &'static [u8], Promise)> {
             ("ldr from elsewhere", &[0, 0, 0x40, 0x58], Memory),
         ],
         RISCV => vec![
+            ("address of the return from a register", &[0x93, 0x00, 0x05, 0x00], Control),
+            ("address of the return from memory", &[0x83, 0x30, 0x05, 0x00], Control),
+            ("stack from a float", &[0x53, 0x01, 0x05, 0xe2], Stack),
             ("ecall", &[0x73, 0, 0, 0], System),
             ("ebreak", &[0x73, 0, 0x10, 0], System),
             ("rdcycle", &[0x73, 0x25, 0, 0xc0], System),
