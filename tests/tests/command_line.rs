@@ -168,7 +168,7 @@ fn damaged_samples_and_labels() {
     refuses(&["compile", "fixtures/digits.onnx", "--calibrate", &text(&damaged), "-o", &output], other.path(), &["QN0020", "image"]);
     let samples = ["eval", "fixtures/digits.onnx", "--calibrate", "fixtures/digits_calib.npz", "--test", "fixtures/digits_test.npz"];
     let out = quernel(&[&samples[..], &["--labels", "image"]].concat());
-    assert!(out.status.code() == Some(1), "{}", stderr(&out));
+    assert!(out.status.code() == Some(1) && stderr(&out).contains("for the labels"), "{}", stderr(&out));
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Ve
     table
 }
 
-/// A stranger's text, without what moves the cursor or turns the direction of text.
+/// A stranger's text, without what moves the cursor or turns the direction of text; escapes are those of JSON.
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -68,7 +68,6 @@ fn write(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failu
         return setup::print_bytes(&files[0].bytes);
     }
     let (files, report) = artifacts::make(compiled, &out, &kinds)?;
-    artifacts::apart(files.iter().map(|f| f.path.as_path()).chain(a.depfile.as_deref()), read)?;
     let mut beside: Vec<(PathBuf, String)> = Vec::new();
     if let (Some(depfile), Some(first)) = (&a.depfile, files.first()) {
         beside.push((depfile.clone(), rule(&first.path, read)));
@@ -79,9 +78,10 @@ fn write(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failu
         bits = chosen(c, &path);
         beside.push((path, c.bits.to_toml()));
     }
-    artifacts::apart(beside.iter().map(|(path, _)| path.as_path()), read)?;
     let all = files.iter().map(|f| (f.path.as_path(), f.bytes.as_slice()));
-    artifacts::save(&all.chain(beside.iter().map(|(p, t)| (p.as_path(), t.as_bytes()))).collect::<Vec<_>>())?;
+    let all: Vec<_> = all.chain(beside.iter().map(|(p, t)| (p.as_path(), t.as_bytes()))).collect();
+    artifacts::apart(all.iter().map(|(path, _)| *path), read)?;
+    artifacts::save(&all)?;
     let mut text = report.as_ref().map(|r| summary(r, a.compiling.model.as_path())).unwrap_or_default();
     for f in &files {
         text.push_str(&format!("wrote {} ({})\n", f.path.display(), bytes(f.bytes.len())));

@@ -1,10 +1,13 @@
 //! From options to a model and a compiler.
 
-use crate::args::{ActivationsArg, Compiling, IoArg, Sampling};
+use crate::{
+    args::{ActivationsArg, Compiling, IoArg, Sampling},
+    tables::one_line,
+};
 use quernel::{
     Compiler, Failure, Model, ModelOptions, Recovery,
     codegen::{Level, Target},
-    ir::{Code, Diagnostic, diag::garbles},
+    ir::{Code, Diagnostic},
     onnx::Limits,
     passes::Activations,
     quant::{Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
@@ -81,11 +84,8 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
 /// Writes data to standard output. A closed pipe ends the output quietly: the reader has seen enough.
 pub fn print(text: &str) -> Result<(), Failure> {
     // Names of a model are a stranger's text. The escapes are those of JSON, which may be what is printed.
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if garbles(c) && c != '\n' { out.push_str(&format!("\\u{:04x}", u32::from(c))) } else { out.push(c) }
-    }
-    print_bytes(out.as_bytes())
+    let out: Vec<String> = text.split('\n').map(one_line).collect();
+    print_bytes(out.join("\n").as_bytes())
 }
 
 /// Every file that a compilation reads.

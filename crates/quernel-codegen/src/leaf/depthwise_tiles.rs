@@ -12,7 +12,7 @@ use super::{
     asm::{Asm, Emitted, xmm, ymm, zmm},
     constant,
     epilogue::{Epilogue, MAGIC},
-    narrow::{Dot, sums_fit},
+    narrow::{Dot, clamp, sums_fit},
     proof,
     quads::{Quad, Size, Taps, Window, best, quads},
 };
@@ -606,7 +606,7 @@ impl Layer<'_> {
         place: &dyn Fn(usize) -> usize,
         lanes: [usize; 2],
     ) -> Emitted<()> {
-        let End::Requantize { zero, lo, hi, signed } = end else { return Ok(()) };
+        let End::Requantize { zero, signed, .. } = end else { return Ok(()) };
         let at = |row: usize, j: usize| ymmword_ptr(rsi + (self.bias() + row * self.pair() + 32 * j));
         if e.fused() {
             for j in 0..2 {
@@ -635,7 +635,6 @@ impl Layer<'_> {
                 f.a.vpaddsw(a, a, ymmword_ptr(words))?;
             }
         }
-        let (least, most) = if signed { (-128, 127) } else { (0, 255) };
         for first in (0..outputs).step_by(2) {
             let second = (first + 1).min(outputs - 1);
             let (a, b) = (ymm(2 * first), ymm(2 * second));
@@ -644,14 +643,7 @@ impl Layer<'_> {
             } else {
                 f.a.vpackuswb(a, a, b)?
             }
-            if lo > least {
-                let bytes = f.splat8(lo as u8);
-                if signed { f.a.vpmaxsb(a, a, ymmword_ptr(bytes))? } else { f.a.vpmaxub(a, a, ymmword_ptr(bytes))? }
-            }
-            if hi < most {
-                let bytes = f.splat8(hi as u8);
-                if signed { f.a.vpminsb(a, a, ymmword_ptr(bytes))? } else { f.a.vpminub(a, a, ymmword_ptr(bytes))? }
-            }
+            clamp(f, end, a)?;
             for (group, lanes) in lanes.into_iter().enumerate().filter(|(_, lanes)| *lanes > 0) {
                 let mut from = 2 * first;
                 if group == 1 {

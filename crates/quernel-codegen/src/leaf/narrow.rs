@@ -329,10 +329,10 @@ impl Narrow {
     }
 }
 
-/// Packs the words of two registers into bytes within the bounds of the result, in the first one. Dwords of halves, which
-/// packing takes in turn, are in order again: what 32 words of four packed registers of dwords become. `free` is lost.
+/// Packs the words of two registers, each packed from two registers of dwords, into bytes within the bounds of the result, in
+/// the first one and in order: packing takes halves of registers in turn. `free` is lost.
 pub fn bytes(f: &mut Asm, end: End, [a, b]: [usize; 2], free: usize) -> Emitted<()> {
-    let End::Requantize { lo, hi, signed, .. } = end else { return Ok(()) };
+    let End::Requantize { signed, .. } = end else { return Ok(()) };
     let (a, b) = (ymm(a), ymm(b));
     if signed {
         f.a.vpacksswb(a, a, b)?
@@ -342,6 +342,12 @@ pub fn bytes(f: &mut Asm, end: End, [a, b]: [usize; 2], free: usize) -> Emitted<
     let order = f.dwords(std::array::from_fn(|i| [0, 4, 1, 5, 2, 6, 3, 7][i % 8]));
     f.a.vmovdqu(ymm(free), ymmword_ptr(order))?;
     f.a.vpermd(a, ymm(free), a)?;
+    clamp(f, end, a)
+}
+
+/// Bytes within the bounds of the result, where those are not all bytes.
+pub fn clamp(f: &mut Asm, end: End, a: AsmRegisterYmm) -> Emitted<()> {
+    let End::Requantize { lo, hi, signed, .. } = end else { return Ok(()) };
     let (least, most) = if signed { (-128, 127) } else { (0, 255) };
     if lo > least {
         let bytes = f.splat8(lo as u8);
