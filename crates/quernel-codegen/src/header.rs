@@ -124,6 +124,6 @@ fn c_type(port: &Port) -> &'static str {
 }
 
 /// Text from a model that cannot end or nest a comment.
-fn comment(text: &str) -> String {
+pub fn comment(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() && !"*/\\?\"".contains(c) || c == ' ' { c } else { '_' }).collect()
 }

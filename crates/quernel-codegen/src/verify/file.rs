@@ -69,7 +69,7 @@ pub struct File {
 const MOST_FUNCTIONS: usize = 10_000;
 
 /// What symbols an object shows.
-const ENTRIES: [&str; 3] = ["_run", "_run_v", "_info"];
+pub const ENTRIES: [&str; 3] = ["_run", "_run_v", "_info"];
 
 impl File {
     /// Reads and checks everything but code; `None` when there is nothing to go on with.
@@ -151,22 +151,26 @@ impl File {
         self.sections.iter().position(|s| s.index == index)
     }
 
+    /// A symbol's name as C has it: Mach-O puts an underscore before it.
+    pub fn plain_name<'n>(&self, name: &'n str) -> &'n str {
+        if self.format == BinaryFormat::MachO { name.strip_prefix('_').unwrap_or(name) } else { name }
+    }
+
     fn read_symbols<'d>(&mut self, file: &object::File<'d>, faults: &mut Faults) {
-        // Mach-O puts an underscore before every name of C.
-        let plain = |name: &str| {
-            if self.format == BinaryFormat::MachO { name.strip_prefix('_').unwrap_or(name).to_owned() } else { name.to_owned() }
-        };
         let mut global = Vec::new();
         let mut starts = Vec::new();
         for symbol in file.symbols() {
             if symbol.index().0 == 0 && self.format == BinaryFormat::Elf {
                 continue;
             }
-            let Ok(name) = symbol.name().map(plain) else {
+            let Ok(name) = symbol.name().map(|n| self.plain_name(n).to_owned()) else {
                 faults.add(Promise::Symbols, format!("symbol {}", symbol.index().0), "has no readable name");
                 continue;
             };
             if matches!(symbol.kind(), SymbolKind::File | SymbolKind::Section) {
+                if symbol.is_global() || !layout::plain(&symbol.flags(), false) {
+                    faults.add(Promise::Symbols, name, "names a file or a section, and is more than that");
+                }
                 continue;
             }
             if symbol.is_undefined() || symbol.is_common() || symbol.is_weak() {
@@ -176,13 +180,13 @@ impl File {
             if symbol.is_global() {
                 global.push(name.clone());
             }
-            if !layout::plain(symbol.flags(), symbol.is_global()) {
+            if !layout::plain(&symbol.flags(), symbol.is_global()) {
                 faults.add(Promise::Symbols, name, "is of a type that no symbol of an object has");
                 continue;
             }
             let Some(position) = symbol.section_index().and_then(|i| self.position(i.0)) else {
-                // Absolute symbols of some formats name the file's features.
-                if symbol.is_global() || symbol.section_index().is_some() && symbol.kind() == SymbolKind::Text {
+                // This one says that the code of the file keeps the rules of safe exception handlers.
+                if self.format != BinaryFormat::Coff || name != "@feat.00" || symbol.is_global() {
                     faults.add(Promise::Symbols, name, "lies in no section");
                 }
                 continue;

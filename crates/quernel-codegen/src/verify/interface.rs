@@ -1,6 +1,6 @@
 //! What an object says of itself, and its header.
 
-use crate::header::hash;
+use crate::header::{comment, hash};
 
 use super::{Fault, Faults, Promise, file::File};
 use quernel_ir::tensor::fnv1a;
@@ -74,11 +74,38 @@ fn header_faults(name: &str, info: &Value, object: &[u8], header: &str) -> Vec<S
     let upper = name.to_uppercase();
     let mut defined: BTreeMap<&str, &str> = BTreeMap::new();
     let mut faults = Vec::new();
-    for line in header.lines().filter_map(|l| l.strip_prefix("#define ")) {
-        let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-        if defined.insert(key, value.trim()).is_some() {
-            faults.push(format!("{key} is defined twice"));
+    let Some(text) = without_comments(header) else {
+        return vec!["has a comment that does not end, or a line that goes on in the next".into()];
+    };
+    // What is left is what a compiler sees, and nothing else may be there.
+    let mut rest = Vec::new();
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        match line.strip_prefix("#define ").and_then(|l| l.split_once(' ')) {
+            Some((key, value)) => {
+                if defined.insert(key, value.trim()).is_some() {
+                    faults.push(format!("{key} is defined twice"));
+                }
+            }
+            _ => rest.push(line),
         }
+    }
+    let [guard, own] = [format!("#ifndef {upper}_H"), format!("#define {upper}_H")];
+    let declared = [
+        format!("int {name}_run({});", parameters(info)),
+        format!("int {name}_run_v(const void *const inputs[], void *const outputs[], void *arena);"),
+        format!("const char *{name}_info(void);"),
+    ];
+    let mut whole = vec![guard.as_str(), &own, "#ifdef __cplusplus", "extern \"C\" {", "#endif"];
+    whole.extend(declared.iter().map(String::as_str));
+    whole.extend(["#ifdef __cplusplus", "}", "#endif", "#endif"]);
+    for line in rest.iter().filter(|l| !whole.contains(l)) {
+        faults.push(format!("has a line that no header has: {line}"));
+    }
+    for line in whole.iter().filter(|l| !rest.contains(l)) {
+        faults.push(format!("lacks the line {line}"));
+    }
+    if faults.is_empty() && rest != whole {
+        faults.push("has its lines in another order".into());
     }
     let mut expected: Vec<(String, String)> = vec![
         (format!("{upper}_ABI_VERSION"), info["abi"].to_string()),
@@ -101,23 +128,74 @@ fn header_faults(name: &str, info: &Value, object: &[u8], header: &str) -> Vec<S
                 "16" => 2,
                 _ => 1,
             };
+            expected.push((format!("{key}_NAME"), format!("\"{}\"", comment(port["name"].as_str().unwrap_or_default()))));
             expected.push((format!("{key}_SIZE"), count.to_string()));
             expected.push((format!("{key}_BYTES"), count.wrapping_mul(width).to_string()));
             expected.push((format!("{key}_RANK"), dims.len().to_string()));
+            if let (Some(scale), Some(zero)) = (port["scale"].as_f64(), port["zero"].as_i64()) {
+                expected.push((format!("{key}_SCALE"), format!("{:e}f", scale as f32)));
+                expected.push((format!("{key}_ZERO_POINT"), format!("({zero})")));
+            }
             expected.extend(dims.iter().enumerate().map(|(axis, d)| (format!("{key}_DIM_{axis}"), d.to_string())));
         }
     }
     for (key, value) in expected {
-        match defined.get(key.as_str()) {
-            Some(found) if *found == value => {}
+        match defined.remove(key.as_str()) {
+            Some(found) if found == value => {}
             Some(found) => faults.push(format!("{key} is {found}, the object has {value}")),
             None => faults.push(format!("{key} is not defined")),
         }
     }
-    for entry in ["run(", "run_v(", "info("] {
-        if !header.contains(&format!("{name}_{entry}")) {
-            faults.push(format!("{name}_{entry}) is not declared"));
+    faults.extend(defined.keys().map(|key| format!("{key} is defined, and no header has it")));
+    faults
+}
+
+/// A header without its comments; `None` where one does not end, or where a line goes on in the next.
+fn without_comments(header: &str) -> Option<String> {
+    if header.lines().any(|l| l.trim_end().ends_with('\\') || l.contains("??/")) {
+        return None;
+    }
+    let (mut out, mut rest, mut quoted) = (String::new(), header, false);
+    while let Some(c) = rest.chars().next() {
+        if !quoted && let Some(comment) = rest.strip_prefix("/*") {
+            rest = &comment[comment.find("*/")? + 2..];
+            out.push(' ');
+            continue;
+        }
+        quoted = c != '\n' && quoted != (c == '"');
+        out.push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    Some(out)
+}
+
+/// The parameters of `NAME_run`.
+fn parameters(info: &Value) -> String {
+    let mut all = Vec::new();
+    for (kind, prefix) in [("input", "const "), ("output", "")] {
+        let ports = info[format!("{kind}s")].as_array().cloned().unwrap_or_default();
+        for (i, port) in ports.iter().enumerate() {
+            let number = if ports.len() == 1 { String::new() } else { i.to_string() };
+            all.push(format!("{prefix}{} *{kind}{number}", c_type(port["type"].as_str().unwrap_or_default())));
         }
     }
-    faults
+    all.push("void *arena".into());
+    all.join(", ")
+}
+
+/// The type in C of an element that the text of the object names.
+fn c_type(element: &str) -> &'static str {
+    match element {
+        "f64" => "double",
+        "f32" => "float",
+        "i64" => "long long",
+        "i32" => "int",
+        "i16" => "short",
+        "i8" => "signed char",
+        "u64" => "unsigned long long",
+        "u32" => "unsigned int",
+        // 16-bit floats are their bits.
+        "u16" | "f16" | "bf16" => "unsigned short",
+        _ => "unsigned char",
+    }
 }

@@ -3,8 +3,9 @@
 
 use super::{Faults, Promise};
 use object::{
-    Endianness, Object, ObjectSection, SectionFlags, SymbolFlags, elf, macho, pe,
+    Endianness, LittleEndian, Object, ObjectSection, SectionFlags, SymbolFlags, elf, macho, pe,
     read::{
+        coff::CoffHeader,
         elf::{FileHeader, SectionHeader},
         macho::MachHeader,
     },
@@ -15,7 +16,7 @@ pub fn check(file: &object::File<'_>, bytes: &[u8], faults: &mut Faults) {
     let sound = match file.format() {
         object::BinaryFormat::Elf => elf_sections(bytes, faults).is_ok(),
         object::BinaryFormat::MachO => load_commands(bytes, faults).is_ok() && macho_sections(file, faults),
-        object::BinaryFormat::Coff => coff_sections(file, faults),
+        object::BinaryFormat::Coff => coff_header(bytes, faults).is_ok() && coff_sections(file, faults),
         _ => false,
     };
     if !sound {
@@ -41,6 +42,15 @@ fn elf_sections(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
     ];
     let header = elf::FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
+    // RISC-V objects pass floats in registers for doubles; nothing else is said of any.
+    let flags = if header.e_machine(endian) == elf::EM_RISCV { elf::EF_RISCV_FLOAT_ABI_DOUBLE } else { 0 };
+    let ident = header.e_ident();
+    let usual = (ident.os_abi, ident.abi_version) == (elf::ELFOSABI_NONE, 0)
+        && (header.e_version(endian), header.e_flags(endian), header.e_entry(endian)) == (1, flags, 0)
+        && (header.e_phoff(endian), header.e_phnum(endian)) == (0, 0);
+    if !usual {
+        faults.add(Promise::Format, "file", "has a header that no object has");
+    }
     let sections = header.sections(endian, bytes)?;
     let mut names = Vec::new();
     for section in sections.iter() {
@@ -59,6 +69,14 @@ fn elf_sections(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
     // Without this section some linkers make every stack of the program executable.
     if !names.iter().any(|n| n == ".note.GNU-stack") {
         faults.add(Promise::Memory, "file", "does not say that its stack holds no code");
+    }
+    Ok(())
+}
+
+fn coff_header(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
+    let header = pe::ImageFileHeader::parse(bytes, &mut 0)?;
+    if header.size_of_optional_header.get(LittleEndian) != 0 || header.characteristics.get(LittleEndian) != 0 {
+        faults.add(Promise::Format, "file", "has a header that no object has");
     }
     Ok(())
 }
@@ -106,6 +124,10 @@ fn macho_sections(file: &object::File<'_>, faults: &mut Faults) -> bool {
 fn load_commands(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
     let header = macho::MachHeader64::<Endianness>::parse(bytes, 0)?;
     let endian = header.endian()?;
+    // The sections of an object may be taken apart at its symbols.
+    if header.flags(endian) != macho::MH_SUBSECTIONS_VIA_SYMBOLS {
+        faults.add(Promise::Format, "file", "has a header that no object has");
+    }
     let mut commands = header.load_commands(endian, bytes, 0)?;
     while let Some(command) = commands.next()? {
         if ![macho::LC_SEGMENT_64, macho::LC_SYMTAB, macho::LC_DYSYMTAB, macho::LC_BUILD_VERSION].contains(&command.cmd()) {
@@ -115,12 +137,18 @@ fn load_commands(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> 
     Ok(())
 }
 
-/// Whether a symbol's type and visibility are those of an object's: a function of another type is called by the linker.
-pub fn plain<S: std::fmt::Debug, N: std::fmt::Debug>(flags: SymbolFlags<S, N>, global: bool) -> bool {
-    match flags {
+/// Whether a symbol's type, binding and visibility are those of an object's: a function of another type is called by the
+/// linker.
+pub fn plain<S: std::fmt::Debug, N: std::fmt::Debug>(symbol: &SymbolFlags<S, N>, global: bool) -> bool {
+    match *symbol {
         SymbolFlags::Elf { st_info, st_other } => {
-            let kind = st_info & 0xf;
-            [elf::STT_NOTYPE, elf::STT_OBJECT, elf::STT_FUNC].contains(&kind) && st_other == 0 && (!global || kind == elf::STT_FUNC)
+            let (binding, kind) = (st_info >> 4, st_info & 0xf);
+            let known = if global {
+                &[elf::STT_FUNC][..]
+            } else {
+                &[elf::STT_NOTYPE, elf::STT_OBJECT, elf::STT_FUNC, elf::STT_FILE, elf::STT_SECTION]
+            };
+            known.contains(&kind) && st_other == 0 && binding == if global { elf::STB_GLOBAL } else { elf::STB_LOCAL }
         }
         SymbolFlags::MachO { n_desc } => n_desc == 0,
         _ => true,

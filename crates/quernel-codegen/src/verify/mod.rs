@@ -5,7 +5,7 @@
 //! word of an object of several variants; relocations of listed kinds, inside the object, each in the instruction that
 //! needs it; only direct jumps, inside their function, and only direct calls, to the start of another function, without
 //! recursion; no instruction that reaches beyond registers and memory; frames that add up to at most the promised stack;
-//! constants of the header that are those of the object, and its hash.
+//! registers that calls keep; constants of the header that are those of the object, and its hash.
 //!
 //! **What is absent:** the values of addresses that code computes at run time. That a kernel stays in its slots is shown by
 //! tests between inaccessible pages.
@@ -14,6 +14,8 @@ mod a64;
 mod file;
 mod interface;
 mod layout;
+mod library;
+mod registers;
 mod riscv;
 mod s390;
 mod walk;
@@ -41,6 +43,8 @@ pub enum Promise {
     System,
     /// The stack is balanced and as small as promised.
     Stack,
+    /// Entries keep the registers that calls keep.
+    Registers,
     /// Header and object belong together.
     Header,
 }
@@ -56,6 +60,7 @@ impl fmt::Display for Promise {
             Self::Control => "control flow",
             Self::System => "system",
             Self::Stack => "stack",
+            Self::Registers => "registers",
             Self::Header => "header",
         })
     }
@@ -105,18 +110,12 @@ struct Faults(Vec<Fault>);
 
 impl Faults {
     fn add(&mut self, promise: Promise, place: impl Into<String>, message: impl Into<String>) {
-        if self.0.len() < MOST_FAULTS {
-            self.0.push(Fault { promise, place: place.into(), message: message.into() });
+        let fault = Fault { promise, place: place.into(), message: message.into() };
+        // Code is walked again where paths meet that know different things.
+        if self.0.len() < MOST_FAULTS && !self.0.contains(&fault) {
+            self.0.push(fault);
         }
     }
-}
-
-/// The one member of a static library; anything else as it is.
-fn member(bytes: &[u8]) -> &[u8] {
-    let Ok(archive) = object::read::archive::ArchiveFile::parse(bytes) else { return bytes };
-    // A member that cannot be read is there for others all the same.
-    let members: Option<Vec<&[u8]>> = archive.members().map(|m| m.ok()?.data(bytes).ok()).collect();
-    if let Some([one]) = members.as_deref() { one } else { bytes }
 }
 
 /// Checks an object or the static library that holds it, and its header where there is one.
@@ -125,8 +124,13 @@ fn member(bytes: &[u8]) -> &[u8] {
 /// Every broken promise.
 pub fn verify(object: &[u8], header: Option<&str>) -> Result<Verified, Vec<Fault>> {
     let mut faults = Faults::default();
-    let object = member(object);
+    let (object, index) = library::member(object, &mut faults);
     let Some(file) = File::parse(object, &mut faults) else { return Err(faults.0) };
+    for name in index {
+        if !file::ENTRIES.iter().any(|entry| file.plain_name(&name) == format!("{}{entry}", file.name)) {
+            faults.add(Promise::Symbols, "archive", format!("names {name:?} in its index, or another file for it"));
+        }
+    }
     let info = interface::check(&file, object, header, &mut faults);
     let walked = walk::walk(&file, info.as_ref().map(|i| i.stack), &mut faults);
     match (info, faults.0.is_empty()) {

@@ -1,9 +1,10 @@
-//! Instructions of riscv64 without compressed ones: where they go, what they do to the stack, and which reach beyond
-//! registers and memory. The encodings are those of the RISC-V Instruction Set Manual, volume I, chapter 34.
+//! Instructions of riscv64 without compressed ones: where they go, what they do to registers and the stack, and which reach
+//! beyond registers and memory. The encodings are those of the RISC-V Instruction Set Manual, volume I, chapter 34.
 
 use super::{
     file::{Kind, Relocation},
-    walk::{Decoded, Flow, Special, Stack},
+    registers::{FLOAT, Set, one},
+    walk::{Access, Decoded, Flow, Special, Stack},
 };
 use std::collections::BTreeMap;
 
@@ -12,12 +13,18 @@ const SP: u32 = 2;
 const FP: u32 = 8;
 const RETURN: u32 = 0x0000_8067;
 
+/// A general register; the first is always zero.
+fn general(r: u32) -> Set {
+    if r == 0 { 0 } else { one(r) }
+}
+
 pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> Option<Decoded> {
     let w = u32::from_le_bytes(code.get(..4)?.try_into().ok()?);
-    let (opcode, rd, rs1) = (w & 0x7f, w >> 7 & 31, w >> 15 & 31);
+    let (opcode, rd, rs1, kind) = (w & 0x7f, w >> 7 & 31, w >> 15 & 31, w >> 12 & 7);
     let low = i64::from(w as i32 >> 20);
     let mut out = Decoded::plain(4);
-    let mut writes = true;
+    let float = one(FLOAT + rd);
+    out.writes = general(rd);
     match opcode {
         // AUIPC, alone for an address or with JALR for a call.
         0x17 => {
@@ -41,65 +48,83 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
         0x63 => {
             let distance = (w >> 31 & 1) << 12 | (w >> 7 & 1) << 11 | (w >> 25 & 0x3f) << 5 | (w >> 8 & 0xf) << 1;
             out.flow = Flow::Branch(at.wrapping_add_signed(i64::from((distance << 19) as i32 >> 19)));
-            writes = false;
+            out.writes = 0;
         }
         // CSRs of floats (1 to 3); UNIMP writes a counter and traps.
-        0x73 if w >> 12 & 7 != 0 && (1..=3).contains(&(w >> 20)) => out.special = Special::Rounding,
+        0x73 if kind != 0 && (1..=3).contains(&(w >> 20)) => out.special = Special::Rounding,
         0x73 if w == 0xc000_1073 => out.flow = Flow::Stop,
         0x73 | 0x0f | 0x2f => out.special = Special::System,
-        // Loads and stores of floats and of vectors.
+        // Loads, of floats and of vectors.
         0x03 | 0x07 => {
-            writes = opcode == 0x03;
+            let vector = opcode == 0x07 && !matches!(kind, 1..=4);
+            if opcode == 0x07 {
+                out.writes = if vector { 0 } else { float };
+            }
             if relocations.get(&at).is_some_and(|r| r.kind == Kind::Low) {
                 out.relocated = Some(at);
             }
+            if !vector {
+                stack(rs1, low, 1 << (kind & 3), false, (kind == 3).then_some(if opcode == 0x03 { rd } else { FLOAT + rd }), &mut out);
+            }
         }
         0x23 | 0x27 => {
-            writes = false;
-            let vector = opcode == 0x27 && !matches!(w >> 12 & 7, 1..=4);
-            if rs1 == SP && !vector {
+            out.writes = 0;
+            let vector = opcode == 0x27 && !matches!(kind, 1..=4);
+            if !vector {
                 let distance = (w >> 25) << 5 | w >> 7 & 31;
-                out.stack_store = Some(i64::from((distance << 20) as i32 >> 20));
+                let distance = i64::from((distance << 20) as i32 >> 20);
+                let from = w >> 20 & 31;
+                stack(
+                    rs1,
+                    distance,
+                    1 << (kind & 3),
+                    true,
+                    (kind == 3).then_some(if opcode == 0x23 { from } else { FLOAT + from }),
+                    &mut out,
+                );
             }
         }
         0x13 => {
             if relocations.get(&at).is_some_and(|r| r.kind == Kind::Low) {
                 out.relocated = Some(at);
             }
-            let add = w >> 12 & 7 == 0;
             out.stack = match (rd, rs1) {
-                (SP, SP) if add => Stack::Grow(-low),
-                (SP, FP) if add => Stack::ToFrame(low),
-                (FP, SP) if add => Stack::Frame(low),
+                (SP, SP) if kind == 0 => Stack::Grow(-low),
+                (SP, FP) if kind == 0 => Stack::ToFrame(low),
+                (FP, SP) if kind == 0 => Stack::Frame(low),
                 _ => Stack::Same,
             };
         }
         0x37 => {
             if let Some((bytes, length)) = large_frame(code, rd) {
                 (out.stack, out.length) = (Stack::Grow(-bytes), length);
+                out.writes |= one(SP);
             }
         }
         0x1b | 0x33 | 0x3b => {}
-        0x43 | 0x47 | 0x4b | 0x4f => writes = false,
-        // Results of float and vector instructions are general registers for some functions only: comparisons, conversions to
-        // integers, moves of bits and classes; lengths of vectors, and what is taken out of one.
-        0x53 => writes = matches!(w >> 27, 0x14 | 0x18 | 0x1c),
-        0x57 => writes = matches!((w >> 12 & 7, w >> 26), (7, _) | (2, 0x10)),
-        _ if w == 0 => out.flow = Flow::Stop,
+        0x43 | 0x47 | 0x4b | 0x4f => out.writes = float,
+        // Comparisons, conversions to integers, moves of bits and classes of floats have general registers as results.
+        0x53 => out.writes = if matches!(w >> 27, 0x14 | 0x18 | 0x1c) { general(rd) } else { float },
+        // Of vectors: their lengths; what is taken out of one, or counted.
+        0x57 => {
+            out.writes = match (kind, w >> 26) {
+                (7, _) | (2, 0x10) => general(rd),
+                (1, 0x10) => float,
+                _ => 0,
+            };
+        }
+        _ if w == 0 => (out.flow, out.writes) = (Flow::Stop, 0),
         _ => return None,
     }
-    // The address of the return comes from a call, or from where the frame kept it.
-    if writes && rd == RA && !matches!(out.flow, Flow::Call(_)) && !(opcode == 0x03 && rs1 == SP) {
-        out.flow = Flow::Indirect;
-    }
-    if writes && out.stack == Stack::Same && !matches!(out.flow, Flow::Call(_)) {
-        match rd {
-            SP => out.stack = Stack::Unknown,
-            FP => out.stack = Stack::NoFrame,
-            _ => {}
-        }
-    }
     Some(out)
+}
+
+/// An access at a distance from the stack pointer or the frame pointer, of a whole register where one is named.
+fn stack(base: u32, above: i64, bytes: i64, store: bool, register: Option<u32>, out: &mut Decoded) {
+    if base == SP || base == FP {
+        let registers = register.map(|r| (r, 0)).into_iter().collect();
+        out.access = Some(Access { frame: base == FP, above, bytes, store, registers });
+    }
 }
 
 /// LUI with the instructions behind it that add a number of more than twelve bits to the stack pointer: the number, and the
@@ -124,8 +149,10 @@ fn beside(w: u32, next: Option<u32>, at: u64, out: &mut Decoded) {
             let to = high.wrapping_add_signed(i64::from(n as i32 >> 20));
             match n & 0x7f {
                 0x67 if n >> 7 & 31 == 0 => (out.flow, out.length) = (Flow::Jump(to), 8),
-                0x03 | 0x13 if [RA, SP].contains(&(n >> 7 & 31)) => out.beside = Some(u64::MAX),
-                0x03 | 0x07 | 0x13 => (out.beside, out.length) = (Some(to), 8),
+                0x03 | 0x07 | 0x13 => {
+                    (out.beside, out.length) = (Some(to), 8);
+                    out.writes |= if n & 0x7f == 0x07 { one(FLOAT + (n >> 7 & 31)) } else { general(n >> 7 & 31) };
+                }
                 _ => out.beside = Some(u64::MAX),
             }
         }

@@ -2,11 +2,15 @@
 
 use super::{
     Faults, Promise, a64,
-    file::{File, Function, Kind},
+    file::{ENTRIES, File, Function, Kind},
+    registers::{self, Convention, Set, one},
     riscv, s390, x64,
 };
 use object::Architecture;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 /// Where an instruction goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,37 +29,49 @@ pub enum Flow {
     Indirect,
 }
 
-/// What an instruction does to the stack.
+/// What an instruction makes of the stack pointer and the frame pointer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stack {
+    /// Neither is set from the other, as far as one knows from `writes`.
     Same,
     /// Grows by so many bytes.
     Grow(i64),
-    /// The frame pointer becomes the stack pointer plus so many bytes; or loses what it was.
+    /// The frame pointer becomes the stack pointer plus so many bytes.
     Frame(i64),
-    NoFrame,
     /// The stack pointer becomes the frame pointer plus so many bytes.
     ToFrame(i64),
-    /// The stack pointer becomes what it was at the entry.
-    Restore,
-    /// The stack pointer becomes anything: never allowed.
-    Unknown,
+}
+
+/// Memory that an instruction reads or writes, at a known distance from the stack pointer or the frame pointer.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Whether from the frame pointer.
+    pub frame: bool,
+    /// Bytes from what the pointer is before the instruction.
+    pub above: i64,
+    /// Bytes of memory.
+    pub bytes: i64,
+    pub store: bool,
+    /// Whole registers that go to memory or come from there, and where: bytes from the start of the access.
+    pub registers: Vec<(u32, i64)>,
 }
 
 /// A decoded instruction.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Decoded {
     pub length: u64,
     pub flow: Flow,
     pub stack: Stack,
+    /// Registers that it changes, in whole or in part, the stack pointer included.
+    pub writes: Set,
+    /// What it does with the memory of the stack.
+    pub access: Option<Access>,
     /// Where its bytes have a relocated distance or low part, as an offset of the section.
     pub relocated: Option<u64>,
     /// An offset of the section that it reads or writes beside itself, without a relocation.
     pub beside: Option<u64>,
     /// Whether it stores to the address that is relocated or beside it.
     pub stores: bool,
-    /// A store at so many bytes above the stack pointer.
-    pub stack_store: Option<i64>,
     /// What is special about it.
     pub special: Special,
 }
@@ -73,16 +89,17 @@ pub enum Special {
 }
 
 impl Decoded {
-    /// An instruction that computes.
+    /// An instruction that computes, and changes no register.
     pub fn plain(length: u64) -> Self {
         Self {
             length,
             flow: Flow::Next,
             stack: Stack::Same,
+            writes: 0,
+            access: None,
             relocated: None,
             beside: None,
             stores: false,
-            stack_store: None,
             special: Special::No,
         }
     }
@@ -96,75 +113,124 @@ pub struct Walked {
     pub stack: usize,
 }
 
-/// One function's calls: who, and how deep the stack is there; and the deepest stack of its own.
-#[derive(Default)]
+/// What a caller has to know of a function.
+#[derive(Clone, Copy, Default)]
 struct Summary {
-    calls: Vec<(usize, i64)>,
-    deepest: i64,
+    /// The deepest stack of a call of it.
+    stack: i64,
+    /// Registers that calls keep in general, and that a call of it may change.
+    changes: Set,
 }
 
 pub fn walk(file: &File, promised: Option<usize>, faults: &mut Faults) -> Walked {
-    // The return address is on the stack on x86-64 only.
-    let first = if file.architecture == Architecture::X86_64 { 8 } else { 0 };
+    let convention = registers::convention(file);
     let mut walked = Walked::default();
     let mut used: Vec<BTreeSet<u64>> = vec![BTreeSet::new(); file.sections.len()];
-    let mut summaries = Vec::new();
-    for function in &file.functions {
-        let mut one = Walk { file, function, first, seen: BTreeMap::new(), summary: Summary::default(), used: &mut used[function.section] };
+    let mut summaries: Vec<Option<Summary>> = vec![None; file.functions.len()];
+    for at in callees_first(file) {
+        let function = &file.functions[at];
+        let mut one = Walk {
+            file,
+            function,
+            convention: &convention,
+            callees: &summaries,
+            seen: BTreeMap::new(),
+            summary: Summary::default(),
+            used: &mut used[function.section],
+        };
         one.all(faults);
         walked.instructions += one.seen.len();
-        summaries.push(one.summary);
+        let summary = one.summary;
+        summaries[at] = Some(summary);
+        let entry = function.name.strip_prefix(&file.name).filter(|rest| ENTRIES.contains(rest));
+        let changed = if entry.is_some() { summary.changes } else { summary.changes & !convention.free_inside };
+        if changed != 0 {
+            let names = registers::names(file.architecture, changed);
+            faults.add(
+                Promise::Registers,
+                function.name.clone(),
+                format!("returns with other values in registers that calls keep: {names}"),
+            );
+        }
+        if entry == Some("_run") {
+            walked.stack = summary.stack as usize;
+            if promised.is_some_and(|p| summary.stack > p as i64) {
+                let promised = promised.unwrap_or(0);
+                faults.add(
+                    Promise::Stack,
+                    function.name.clone(),
+                    format!("needs {} bytes of stack, {promised} are promised", summary.stack),
+                );
+            }
+        }
     }
     for (section, used) in file.sections.iter().zip(&used) {
         for offset in section.relocations.keys().filter(|o| !used.contains(o)) {
             faults.add(Promise::Relocations, format!("{}+{offset:#x}", section.name), "belongs to no instruction that can be reached");
         }
     }
-    let mut depths = vec![None; summaries.len()];
-    for (i, function) in file.functions.iter().enumerate() {
-        let depth = depth(i, &summaries, &mut depths, &mut vec![false; summaries.len()]);
-        match depth {
-            None => faults.add(Promise::Control, function.name.clone(), "calls itself, directly or through others"),
-            Some(depth) if function.name == format!("{}_run", file.name) => {
-                walked.stack = depth as usize;
-                if promised.is_some_and(|p| depth > p as i64) {
-                    faults.add(
-                        Promise::Stack,
-                        function.name.clone(),
-                        format!("needs {depth} bytes of stack, {} are promised", promised.unwrap_or(0)),
-                    );
-                }
-            }
-            Some(_) => {}
-        }
-    }
     walked
 }
 
-/// The deepest stack of a function and all it calls; `None` when it calls itself.
-fn depth(i: usize, all: &[Summary], known: &mut [Option<i64>], open: &mut [bool]) -> Option<i64> {
-    if known[i].is_some() {
-        return known[i];
+/// The functions, each behind those it calls: whoever is called has a relocation that names it. In what calls itself somebody
+/// comes too early.
+fn callees_first(file: &File) -> Vec<usize> {
+    let callees: Vec<Vec<usize>> = file
+        .functions
+        .iter()
+        .map(|f| {
+            let relocations = file.sections[f.section].relocations.range(f.start..f.end);
+            relocations.filter_map(|(_, r)| file.function_at(r.section, r.offset)).collect()
+        })
+        .collect();
+    let mut order = Vec::new();
+    let mut found = vec![false; callees.len()];
+    for root in 0..callees.len() {
+        let mut open = vec![(root, 0)];
+        while let Some((at, next)) = open.pop() {
+            if next == 0 && std::mem::replace(&mut found[at], true) {
+                continue;
+            }
+            match callees[at].get(next) {
+                Some(callee) => open.extend([(at, next + 1), (*callee, 0)]),
+                None => order.push(at),
+            }
+        }
     }
-    if std::mem::replace(&mut open[i], true) {
-        return None;
-    }
-    let mut deepest = all[i].deepest;
-    for (callee, at) in &all[i].calls {
-        deepest = deepest.max(at + depth(*callee, all, known, open)?);
-    }
-    open[i] = false;
-    known[i] = Some(deepest);
-    known[i]
+    order
 }
 
-/// Stack bytes at an instruction, and those where the frame pointer points, when it does.
-type State = (i64, Option<i64>);
+/// What is known at an instruction, on every path there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct State {
+    /// Bytes on the stack, with the address of the return where that is there.
+    stack: i64,
+    /// The bytes that were on the stack where the frame pointer points, when it does.
+    frame: Option<i64>,
+    /// Registers of the convention that hold what they held at the entry.
+    intact: Set,
+    /// Where on the stack such registers were saved, in bytes below the entry's: register by place.
+    saved: Rc<BTreeMap<i64, u32>>,
+}
+
+impl State {
+    /// What is known when two paths meet; the stacks are equal.
+    fn meet(&mut self, other: &Self) {
+        self.intact &= other.intact;
+        if self.frame != other.frame {
+            self.frame = None;
+        }
+        if self.saved != other.saved {
+            Rc::make_mut(&mut self.saved).retain(|place, register| other.saved.get(place) == Some(register));
+        }
+    }
+}
 
 struct Walk<'a> {
     file: &'a File,
     function: &'a Function,
-    first: i64,
+    convention: &'a Convention,
+    callees: &'a [Option<Summary>],
     seen: BTreeMap<u64, (u64, State)>,
     summary: Summary,
     used: &'a mut BTreeSet<u64>,
@@ -172,56 +238,42 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn all(&mut self, faults: &mut Faults) {
-        let mut open = vec![(self.function.start, (self.first, None))];
+        let entry = State { stack: self.convention.first, frame: None, intact: self.convention.kept, saved: Rc::default() };
+        let mut open = vec![(self.function.start, entry)];
         while let Some((mut at, mut state)) = open.pop() {
             loop {
-                let place = self.place(at);
-                if at < self.function.start || at >= self.function.end {
-                    faults.add(Promise::Control, place, "is reached from the function but lies outside");
-                    break;
-                }
-                if let Some((_, before)) = self.seen.get(&at) {
-                    if before.0 != state.0 {
-                        faults.add(Promise::Stack, place, format!("is reached with {} and with {} bytes on the stack", before.0, state.0));
-                    }
-                    break;
-                }
-                // Bytes are part of one instruction only.
-                if self.seen.range(..at).next_back().is_some_and(|(start, (length, _))| start + length > at) {
-                    faults.add(Promise::Code, place, "lies inside another instruction");
+                if !self.enter(at, &mut state, faults) {
                     break;
                 }
                 let Some(i) = self.decode(at) else {
-                    faults.add(Promise::Code, place, "is no instruction that code may have");
+                    faults.add(Promise::Code, self.place(at), "is no instruction that code may have");
                     break;
                 };
                 if at + i.length > self.function.end || self.seen.range(at + 1..at + i.length).next().is_some() {
-                    faults.add(Promise::Code, place, "reaches into another instruction or function");
+                    faults.add(Promise::Code, self.place(at), "reaches into another instruction or function");
                     break;
                 }
-                self.seen.insert(at, (i.length, state));
-                self.check(at, &i, state, faults);
-                if !self.stack(at, &i, &mut state, faults) {
+                self.seen.insert(at, (i.length, state.clone()));
+                self.check(at, &i, faults);
+                if i.flow == Flow::Indirect {
+                    faults.add(Promise::Control, self.place(at), "jumps or calls to an address in a register or in memory");
+                    break;
+                }
+                if !self.follow(at, &i, &mut state, faults) {
                     break;
                 }
                 match i.flow {
                     Flow::Next | Flow::Call(_) => at += i.length,
                     Flow::Branch(to) => {
-                        open.push((to, state));
+                        open.push((to, state.clone()));
                         at += i.length;
                     }
                     Flow::Jump(to) => at = to,
                     Flow::Return => {
-                        if state.0 != self.first {
-                            faults.add(Promise::Stack, self.place(at), format!("returns with {} bytes on the stack", state.0 - self.first));
-                        }
+                        self.returns(at, &state, faults);
                         break;
                     }
-                    Flow::Stop => break,
-                    Flow::Indirect => {
-                        faults.add(Promise::Control, self.place(at), "jumps or calls to an address in a register or in memory");
-                        break;
-                    }
+                    Flow::Stop | Flow::Indirect => break,
                 }
             }
         }
@@ -229,6 +281,30 @@ impl Walk<'_> {
 
     fn place(&self, at: u64) -> String {
         format!("{}+{:#x}", self.function.name, at.wrapping_sub(self.function.start))
+    }
+
+    /// Whether there is something to find out at an offset: it was not reached before, or more was known there. The state
+    /// becomes what is known on all paths.
+    fn enter(&self, at: u64, state: &mut State, faults: &mut Faults) -> bool {
+        if at < self.function.start || at >= self.function.end {
+            faults.add(Promise::Control, self.place(at), "is reached from the function but lies outside");
+            return false;
+        }
+        if let Some((_, before)) = self.seen.get(&at) {
+            if before.stack != state.stack {
+                let message = format!("is reached with {} and with {} bytes on the stack", before.stack, state.stack);
+                faults.add(Promise::Stack, self.place(at), message);
+                return false;
+            }
+            state.meet(before);
+            return state != before;
+        }
+        // Bytes are part of one instruction only.
+        if self.seen.range(..at).next_back().is_some_and(|(start, (length, _))| start + length > at) {
+            faults.add(Promise::Code, self.place(at), "lies inside another instruction");
+            return false;
+        }
+        true
     }
 
     fn decode(&self, at: u64) -> Option<Decoded> {
@@ -242,8 +318,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Everything about an instruction but the stack.
-    fn check(&mut self, at: u64, i: &Decoded, state: State, faults: &mut Faults) {
+    /// What does not depend on how an instruction is reached.
+    fn check(&mut self, at: u64, i: &Decoded, faults: &mut Faults) {
         let name = &self.function.name;
         let allowed = match i.special {
             Special::No => true,
@@ -267,13 +343,6 @@ impl Walk<'_> {
             }
             self.used.insert(*offset);
         }
-        if let Flow::Call(field) = i.flow {
-            match relocations.get(&field).map(|r| self.file.function_at(r.section, r.offset)) {
-                Some(Some(callee)) => self.summary.calls.push((callee, state.0)),
-                Some(None) => faults.add(Promise::Control, self.place(at), "calls what is not the start of a function"),
-                None => faults.add(Promise::Control, self.place(at), "calls without a relocation"),
-            }
-        }
         if let Some(relocation) = i.relocated.and_then(|field| relocations.get(&field)) {
             let target = &self.file.sections[relocation.section];
             if target.code && relocation.kind != Kind::Low {
@@ -290,35 +359,116 @@ impl Walk<'_> {
         }
     }
 
-    /// Carries out what an instruction does to the stack; `false` where nothing more can be said.
-    fn stack(&mut self, at: u64, i: &Decoded, state: &mut State, faults: &mut Faults) -> bool {
+    /// Carries out what an instruction does to the stack and to the registers of the convention; `false` where nothing more
+    /// can be said.
+    fn follow(&mut self, at: u64, i: &Decoded, state: &mut State, faults: &mut Faults) -> bool {
+        let Convention { stack, frame, first, .. } = *self.convention;
+        let before = state.clone();
+        if let Some(access) = i.access.as_ref().filter(|a| a.store) {
+            self.store(at, i, access, state, faults);
+        }
+        state.intact &= !i.writes;
+        if i.writes & one(frame) != 0 {
+            state.frame = None;
+        }
+        let mut known = i.writes & one(stack) == 0;
         match i.stack {
             Stack::Same => {}
-            Stack::Grow(bytes) => state.0 += bytes,
-            Stack::Frame(above) => state.1 = Some(state.0 - above),
-            Stack::NoFrame => state.1 = None,
-            Stack::Restore => state.0 = self.first,
-            Stack::ToFrame(above) => match state.1 {
-                Some(frame) => state.0 = frame - above,
+            Stack::Grow(bytes) => {
+                state.stack += bytes;
+                known = true;
+            }
+            Stack::Frame(above) => state.frame = Some(state.stack - above),
+            Stack::ToFrame(above) => match state.frame {
+                Some(at) => {
+                    state.stack = at - above;
+                    known = true;
+                }
                 None => {
                     faults.add(Promise::Stack, self.place(at), "takes the stack from a register that does not hold it");
                     return false;
                 }
             },
-            Stack::Unknown => {
-                faults.add(Promise::Stack, self.place(at), "moves the stack by an amount that cannot be told");
-                return false;
+        }
+        if let Some(access) = i.access.as_ref().filter(|a| !a.store)
+            && let Some(place) = self.lies(access, &before)
+        {
+            for (register, _) in access.registers.iter().filter(|(r, offset)| before.saved.get(&(place - offset)) == Some(r)) {
+                if *register == stack {
+                    state.stack = first;
+                    known = true;
+                } else {
+                    state.intact |= one(*register);
+                }
             }
         }
-        if state.0 < self.first && i.flow != Flow::Return {
+        if !known {
+            faults.add(Promise::Stack, self.place(at), "moves the stack by an amount that cannot be told");
+            return false;
+        }
+        if state.stack < first && i.flow != Flow::Return {
             faults.add(Promise::Stack, self.place(at), "takes more off the stack than was put there");
             return false;
         }
-        // What is stored lies in the frame of this function.
-        if i.stack_store.is_some_and(|above| above < 0 || above >= state.0) {
+        self.summary.stack = self.summary.stack.max(state.stack);
+        if let Flow::Call(field) = i.flow {
+            self.call(at, field, state, faults);
+        }
+        true
+    }
+
+    /// Where an access starts, in bytes below the stack of the entry; `None` when nobody knows where the frame pointer points.
+    fn lies(&self, access: &Access, state: &State) -> Option<i64> {
+        Some(if access.frame { state.frame? } else { state.stack } - access.above)
+    }
+
+    /// A store to the stack: it lies in the frame, and what was saved there before is lost.
+    fn store(&self, at: u64, i: &Decoded, access: &Access, state: &mut State, faults: &mut Faults) {
+        let Convention { stack, first, save_area, .. } = *self.convention;
+        let Some(place) = self.lies(access, state) else { return };
+        let top = match i.stack {
+            Stack::Grow(bytes) => state.stack.max(state.stack + bytes),
+            _ => state.stack,
+        };
+        if place > top || place - access.bytes < first - save_area {
             faults.add(Promise::Stack, self.place(at), "stores outside its frame");
         }
-        self.summary.deepest = self.summary.deepest.max(state.0);
-        true
+        let saved = Rc::make_mut(&mut state.saved);
+        saved.retain(|there, register| *there <= place - access.bytes || there - self.convention.bytes(*register) >= place);
+        for (register, offset) in &access.registers {
+            // The stack pointer is worth keeping while it is that of the entry.
+            if state.intact & one(*register) != 0 || *register == stack && state.stack == first {
+                saved.insert(place - offset, *register);
+            }
+        }
+    }
+
+    fn call(&mut self, at: u64, field: u64, state: &mut State, faults: &mut Faults) {
+        let Some(relocation) = self.file.sections[self.function.section].relocations.get(&field) else {
+            return faults.add(Promise::Control, self.place(at), "calls without a relocation");
+        };
+        let Some(callee) = self.file.function_at(relocation.section, relocation.offset) else {
+            return faults.add(Promise::Control, self.place(at), "calls what is not the start of a function");
+        };
+        let Some(callee) = self.callees[callee] else {
+            return faults.add(Promise::Control, self.place(at), "calls its own function, directly or through others");
+        };
+        self.summary.stack = self.summary.stack.max(state.stack + callee.stack);
+        state.intact &= !callee.changes & !self.convention.link.map_or(0, one);
+        if callee.changes & one(self.convention.frame) != 0 {
+            state.frame = None;
+        }
+    }
+
+    fn returns(&mut self, at: u64, state: &State, faults: &mut Faults) {
+        if state.stack != self.convention.first {
+            let bytes = state.stack - self.convention.first;
+            faults.add(Promise::Stack, self.place(at), format!("returns with {bytes} bytes on the stack"));
+        }
+        let link = self.convention.link.map_or(0, one);
+        if state.intact & link != link {
+            faults.add(Promise::Control, self.place(at), "returns to an address that is not its caller's");
+        }
+        self.summary.changes |= self.convention.kept & !link & !state.intact;
     }
 }

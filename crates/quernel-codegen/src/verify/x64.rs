@@ -2,9 +2,10 @@
 
 use super::{
     file::Relocation,
-    walk::{Decoded, Flow, Special, Stack},
+    registers::{FLOAT, Set, one},
+    walk::{Access, Decoded, Flow, Special, Stack},
 };
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use std::collections::BTreeMap;
 
 /// Instructions on general registers that code consists of.
@@ -102,29 +103,15 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
         _ if !computes(&i, &name) => out.special = Special::System,
         _ => {}
     }
-    stack(&i, &mut out);
-    if memory(&i) && i.is_ip_rel_memory_operand() {
+    // Calls and returns balance each other.
+    if !matches!(out.flow, Flow::Call(_) | Flow::Return) {
+        effects(&i, &mut out);
+    }
+    if i.is_ip_rel_memory_operand() {
         let field = at + fields.displacement_offset() as u64;
-        if relocations.contains_key(&field) {
-            out.relocated = Some(field)
-        } else {
-            out.beside = Some(i.memory_displacement64())
-        }
-        out.stores = i.op0_kind() == OpKind::Memory && writes_first(&i);
+        if relocations.contains_key(&field) { out.relocated = Some(field) } else { out.beside = Some(i.memory_displacement64()) }
     }
     Some(out)
-}
-
-fn memory(i: &Instruction) -> bool {
-    (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory)
-}
-
-/// Whether the first operand is written.
-fn writes_first(i: &Instruction) -> bool {
-    !matches!(
-        i.mnemonic(),
-        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt | Mnemonic::Push | Mnemonic::Mul | Mnemonic::Imul | Mnemonic::Div | Mnemonic::Idiv
-    ) && !format!("{:?}", i.mnemonic()).starts_with("Prefetch")
 }
 
 fn is(r: Register, first: Register, count: u32) -> bool {
@@ -147,58 +134,76 @@ fn computes(i: &Instruction, name: &str) -> bool {
             || (0..i.op_count()).any(vector) && !odd)
 }
 
-/// The 64-bit register that `r` is the whole or a part of.
+/// The register that `r` is the whole or a part of.
 fn whole(r: Register) -> Option<u32> {
-    let general = [Register::RAX, Register::EAX, Register::AX].into_iter().find(|f| is(r, *f, 16)).map(|f| r as u32 - f as u32);
-    // SPL and BPL.
-    general.or(match r {
-        Register::SPL => Some(4),
-        Register::BPL => Some(5),
-        _ => None,
-    })
+    let full = r.full_register();
+    if full.is_gpr() {
+        Some(full.number() as u32)
+    } else {
+        // There are 32 vector registers; calls keep some of the first 16 at most.
+        (full.is_vector_register() && full.number() < 16).then(|| FLOAT + full.number() as u32)
+    }
 }
 
-const SP: u32 = 4;
-const BP: u32 = 5;
+/// What an instruction does to registers, to the stack, and to memory.
+fn effects(i: &Instruction, out: &mut Decoded) {
+    let writes = |access: OpAccess| matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite);
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(i);
+    // VZEROUPPER leaves what calls keep of vector registers as it is.
+    if i.mnemonic() != Mnemonic::Vzeroupper {
+        let written = info.used_registers().iter().filter(|r| writes(r.access())).filter_map(|r| whole(r.register()));
+        out.writes = written.fold(0, |set: Set, r| set | one(r));
+    }
+    out.stack = stack(i);
+    for memory in info.used_memory() {
+        let stores = writes(memory.access());
+        if i.is_ip_rel_memory_operand() {
+            out.stores |= stores;
+        }
+        let base = memory.base();
+        if [Register::RSP, Register::RBP].contains(&base) && memory.index() == Register::None {
+            let bytes = memory.memory_size().size() as i64;
+            // Conditional stores count as stores.
+            let mut access =
+                Access { frame: base == Register::RBP, above: memory.displacement() as i64, bytes, store: stores, registers: vec![] };
+            access.registers.extend(moved(i, stores).filter(|r| *r >= FLOAT && bytes >= 16 || *r < FLOAT && bytes == 8).map(|r| (r, 0)));
+            // PUSH and POP of memory have two accesses; only the store can break a promise.
+            if out.access.as_ref().is_none_or(|a| !a.store) {
+                out.access = Some(access);
+            }
+        }
+    }
+}
 
-fn stack(i: &Instruction, out: &mut Decoded) {
-    let first = (i.op_count() > 0 && i.op0_kind() == OpKind::Register).then(|| whole(i.op0_register())).flatten();
-    let full = i.op_count() > 0 && [Register::RSP, Register::RBP].contains(&i.op0_register());
+/// The register that a move brings to memory, or from there, as it is.
+fn moved(i: &Instruction, store: bool) -> Option<u32> {
+    use Mnemonic::{Mov, Movapd, Movaps, Movdqa, Movdqu, Movupd, Movups, Pop, Push, Vmovapd, Vmovaps, Vmovdqa, Vmovdqu, Vmovupd, Vmovups};
+    let operand = match i.mnemonic() {
+        Push | Pop => 0,
+        Mov | Movapd | Movaps | Movdqa | Movdqu | Movupd | Movups | Vmovapd | Vmovaps | Vmovdqa | Vmovdqu | Vmovupd | Vmovups => {
+            u32::from(store)
+        }
+        _ => return None,
+    };
+    (i.op_kind(operand) == OpKind::Register).then(|| whole(i.op_register(operand))).flatten()
+}
+
+fn stack(i: &Instruction) -> Stack {
     let from_memory = |r: Register| i.memory_base() == r && i.memory_index() == Register::None;
     let displacement = i.memory_displacement64() as i64;
-    out.stack = match i.mnemonic() {
-        Mnemonic::Push => Stack::Grow(8),
-        Mnemonic::Pop => match first {
-            Some(SP) | None => Stack::Unknown,
-            _ => Stack::Grow(-8),
-        },
-        Mnemonic::Sub if first == Some(SP) && full && i.op1_kind() != OpKind::Register && i.op1_kind() != OpKind::Memory => {
-            Stack::Grow(i.immediate(1) as i64)
-        }
-        Mnemonic::Add if first == Some(SP) && full && i.op1_kind() != OpKind::Register && i.op1_kind() != OpKind::Memory => {
-            Stack::Grow(-(i.immediate(1) as i64))
-        }
-        Mnemonic::Mov if i.op0_register() == Register::RBP && i.op1_kind() == OpKind::Register && i.op1_register() == Register::RSP => {
-            Stack::Frame(0)
-        }
-        Mnemonic::Mov if i.op0_register() == Register::RSP && i.op1_kind() == OpKind::Register && i.op1_register() == Register::RBP => {
-            Stack::ToFrame(0)
-        }
-        Mnemonic::Lea if i.op0_register() == Register::RSP && from_memory(Register::RSP) => Stack::Grow(-displacement),
-        Mnemonic::Lea if i.op0_register() == Register::RSP && from_memory(Register::RBP) => Stack::ToFrame(displacement),
-        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Call | Mnemonic::Jmp => Stack::Same,
-        Mnemonic::Xchg if (0..i.op_count()).any(|n| whole(i.op_register(n)) == Some(SP)) => Stack::Unknown,
-        _ if first == Some(SP) => Stack::Unknown,
-        _ if first == Some(BP) => Stack::NoFrame,
+    let register = |n: u32, r: Register| i.op_count() > n && i.op_kind(n) == OpKind::Register && i.op_register(n) == r;
+    let (to_stack, to_frame) = (register(0, Register::RSP), register(0, Register::RBP));
+    let immediate = i.op_count() == 2 && !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory);
+    match i.mnemonic() {
+        Mnemonic::Pop if to_stack => Stack::Same,
+        Mnemonic::Push | Mnemonic::Pop => Stack::Grow(-i64::from(i.stack_pointer_increment())),
+        Mnemonic::Sub if to_stack && immediate => Stack::Grow(i.immediate(1) as i64),
+        Mnemonic::Add if to_stack && immediate => Stack::Grow((i.immediate(1) as i64).wrapping_neg()),
+        Mnemonic::Mov if to_frame && register(1, Register::RSP) => Stack::Frame(0),
+        Mnemonic::Mov if to_stack && register(1, Register::RBP) => Stack::ToFrame(0),
+        Mnemonic::Lea if to_stack && from_memory(Register::RSP) => Stack::Grow(displacement.wrapping_neg()),
+        Mnemonic::Lea if to_stack && from_memory(Register::RBP) => Stack::ToFrame(displacement),
         _ => Stack::Same,
-    };
-    // A frame pointer that is popped is the caller's again; where the stack is stays known.
-    if memory(i)
-        && i.op0_kind() == OpKind::Memory
-        && writes_first(i)
-        && i.memory_base() == Register::RSP
-        && i.memory_index() == Register::None
-    {
-        out.stack_store = Some(displacement);
     }
 }

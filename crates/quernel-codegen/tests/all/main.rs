@@ -21,3 +21,4 @@ mod objects;
 mod random;
 mod steps;
 mod verify;
+mod verify_code;

@@ -3,18 +3,14 @@
 
 use crate::common::{Case, Kind, Operand, Rng, conv_program, step_program};
 use crate::elf::{Elf, HEADER, RELOCATION, SYMBOL};
-use quernel_codegen::{Fault, Level, Options, Promise, Target, header, object, targets, verify};
+use crate::verify_code::{ARM, RISCV, S390X, X86, code};
+use quernel_codegen::{Fault, Level, Options, Promise, Target, archive, header, object, targets, verify};
 use quernel_ir::{
     Program, Unary,
     op::WindowDim,
     program::{End, WeightLayout, What},
     tensor::fnv1a,
 };
-
-const X86: &str = "x86_64-unknown-linux-gnu";
-const ARM: &str = "aarch64-unknown-linux-gnu";
-const RISCV: &str = "riscv64gc-unknown-linux-gnu";
-const S390X: &str = "s390x-unknown-linux-gnu";
 
 fn program(layout: WeightLayout, float: bool) -> Program {
     let dim = |kernel| WindowDim { kernel, stride: 1, dilation: 1, before: 0, after: 0 };
@@ -102,136 +98,19 @@ fn large_frames_are_understood() {
 /// The header with the hash of a changed object, so that only what was changed can be noticed.
 fn fitting(header: &str, object: &[u8]) -> String {
     let mut lines: Vec<String> = header.lines().map(str::to_owned).collect();
-    for line in lines.iter_mut().filter(|l| l.contains("_OBJECT_HASH")) {
+    for line in lines.iter_mut().filter(|l| l.starts_with("#define NET_OBJECT_HASH ")) {
         *line = format!("#define NET_OBJECT_HASH \"{:016x}\"", fnv1a(object));
     }
+    // The hash of all other lines.
+    lines.retain(|l| !l.starts_with("#define NET_HEADER_HASH "));
+    let own = format!("#define NET_HEADER_HASH \"{:016x}\"", fnv1a(lines.join("\n").as_bytes()));
+    lines.push(own);
     lines.join("\n")
 }
 
 fn caught(what: &str, promise: Promise, result: Result<quernel_codegen::Verified, Vec<Fault>>) {
     let faults = result.err().unwrap_or_else(|| panic!("{what}: not noticed"));
     assert!(faults.iter().any(|f| f.promise == promise), "{what}: only {faults:#?}");
-}
-
-/// Machine code in the place of a function's first instructions, and the promise it breaks.
-fn code(triple: &str) -> Vec<(&'static str, &'static [u8], Promise)> {
-    use Promise::{Code, Control, Memory, Stack, System};
-    match triple {
-        X86 => vec![
-            ("syscall", &[0x0f, 0x05], System),
-            ("sysenter", &[0x0f, 0x34], System),
-            ("int 0x80", &[0xcd, 0x80], System),
-            ("int3", &[0xcc], System),
-            ("hlt", &[0xf4], System),
-            ("cli", &[0xfa], System),
-            ("in", &[0xec], System),
-            ("out", &[0xee], System),
-            ("cpuid", &[0x0f, 0xa2], System),
-            ("xgetbv", &[0x0f, 0x01, 0xd0], System),
-            ("rdtsc", &[0x0f, 0x31], System),
-            ("rdrand", &[0x0f, 0xc7, 0xf0], System),
-            ("rdmsr", &[0x0f, 0x32], System),
-            ("wrmsr", &[0x0f, 0x30], System),
-            ("ldmxcsr", &[0x0f, 0xae, 0x54, 0x24, 0x08], System),
-            ("mov cr0", &[0x0f, 0x22, 0xc0], System),
-            ("mov ds", &[0x8e, 0xd8], System),
-            ("push fs", &[0x0f, 0xa0], System),
-            ("fld", &[0xd9, 0xe8], System),
-            ("emms", &[0x0f, 0x77], System),
-            ("xsave", &[0x0f, 0xae, 0x27], System),
-            ("maskmovdqu", &[0x66, 0x0f, 0xf7, 0xc1], System),
-            ("fs:", &[0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0], Code),
-            ("lock add", &[0xf0, 0x48, 0x01, 0x07], Code),
-            ("rep movsb", &[0xf3, 0xa4], Code),
-            ("no opcode", &[0x0f, 0x04], Code),
-            ("jmp rax", &[0xff, 0xe0], Control),
-            ("call rax", &[0xff, 0xd0], Control),
-            ("jmp [rip]", &[0xff, 0x25, 0, 0, 0, 0], Control),
-            ("call [rdi]", &[0xff, 0x17], Control),
-            ("ret 8", &[0xc2, 8, 0], Control),
-            ("iretq", &[0x48, 0xcf], System),
-            ("jmp out", &[0xe9, 0, 0, 0x10, 0], Control),
-            ("jz back out", &[0x0f, 0x84, 0, 0, 0xf0, 0xff], Control),
-            ("jmp into itself", &[0xeb, 0xff, 0xc0], Code),
-            ("loop", &[0xe2, 0x02], Control),
-            ("call without relocation", &[0xe8, 0, 0, 0, 0], Control),
-            ("sub rsp, 1 MiB", &[0x48, 0x81, 0xec, 0, 0, 0x10, 0, 0x48, 0x81, 0xc4, 0, 0, 0x10, 0, 0xc3], Stack),
-            ("push", &[0x50, 0xc3], Stack),
-            ("pop", &[0x58, 0xc3], Stack),
-            ("pop rsp", &[0x5c], Stack),
-            ("mov rsp, rax", &[0x48, 0x89, 0xc4], Stack),
-            ("xchg rsp, rax", &[0x48, 0x94], Stack),
-            ("and rsp", &[0x48, 0x83, 0xe4, 0xf0], Stack),
-            ("sub rsp, rax", &[0x48, 0x29, 0xc4], Stack),
-            ("mov rsp, rbp", &[0x48, 0x89, 0xec], Stack),
-            ("push in a loop", &[0x50, 0xeb, 0xfd], Stack),
-            ("store below the stack", &[0x48, 0x89, 0x44, 0x24, 0xf0], Stack),
-            ("store above the frame", &[0x48, 0x89, 0x44, 0x24, 0x40], Stack),
-            ("store beside the code", &[0x48, 0x89, 0x05, 0, 0, 0, 0], Memory),
-            ("load from elsewhere", &[0x48, 0x8b, 0x05, 0, 0, 0x10, 0], Memory),
-        ],
-        ARM => vec![
-            ("address of the return from a register", &[0xfe, 0x03, 0x00, 0xaa], Control),
-            ("address of the return from memory", &[0x1e, 0x00, 0x40, 0xf9], Control),
-            ("two registers from memory", &[0x1d, 0x78, 0x40, 0xa9], Control),
-            ("svc", &[0x01, 0, 0, 0xd4], System),
-            ("hvc", &[0x02, 0, 0, 0xd4], System),
-            ("brk", &[0, 0, 0x20, 0xd4], System),
-            ("msr daif", &[0x20, 0x42, 0x1b, 0xd5], System),
-            ("mrs tpidr", &[0x40, 0xd0, 0x3b, 0xd5], System),
-            ("mrs fpcr", &[0x00, 0x44, 0x3b, 0xd5], System),
-            ("dc zva", &[0x20, 0x74, 0x0b, 0xd5], System),
-            ("dmb", &[0xbf, 0x3b, 0x03, 0xd5], System),
-            ("wfi", &[0x7f, 0x20, 0x03, 0xd5], System),
-            ("ldxr", &[0x20, 0x7c, 0x5f, 0xc8], System),
-            ("ldadd", &[0x41, 0, 0x20, 0xf8], System),
-            ("add z0.b", &[0, 0, 0x20, 0x04], Code),
-            ("reserved", &[0, 0, 0, 0x02], Code),
-            ("br x0", &[0, 0, 0x1f, 0xd6], Control),
-            ("blr x0", &[0, 0, 0x3f, 0xd6], Control),
-            ("ret x1", &[0x20, 0, 0x5f, 0xd6], Control),
-            ("b out", &[0, 0, 0x40, 0x14], Control),
-            ("cbz out", &[0, 0, 0x80, 0xb4], Control),
-            ("bl without relocation", &[0, 0, 0, 0x94], Control),
-            ("sub sp, 1 MiB", &[0xff, 0x03, 0x44, 0xd1, 0xff, 0x03, 0x44, 0x91, 0xc0, 0x03, 0x5f, 0xd6], Stack),
-            ("sub sp and ret", &[0xff, 0x43, 0, 0xd1, 0xc0, 0x03, 0x5f, 0xd6], Stack),
-            ("mov sp, x0", &[0x1f, 0, 0, 0x91], Stack),
-            ("adrp without relocation", &[0, 0, 0, 0x90], Memory),
-            ("ldr from elsewhere", &[0, 0, 0x40, 0x58], Memory),
-        ],
-        RISCV => vec![
-            ("address of the return from a register", &[0x93, 0x00, 0x05, 0x00], Control),
-            ("address of the return from memory", &[0x83, 0x30, 0x05, 0x00], Control),
-            ("stack from a float", &[0x53, 0x01, 0x05, 0xe2], Stack),
-            ("ecall", &[0x73, 0, 0, 0], System),
-            ("ebreak", &[0x73, 0, 0x10, 0], System),
-            ("rdcycle", &[0x73, 0x25, 0, 0xc0], System),
-            ("frrm", &[0x73, 0x25, 0x20, 0], System),
-            ("fence", &[0x0f, 0, 0xf0, 0x0f], System),
-            ("amoadd", &[0x2f, 0x25, 0xb5, 0], System),
-            ("compressed", &[0x01, 0, 0x01, 0], Code),
-            ("jalr", &[0x67, 0x80, 0x05, 0], Control),
-            ("jal ra", &[0xef, 0, 0x40, 0], Control),
-            ("j out", &[0x6f, 0xf0, 0xff, 0x7f], Control),
-            ("addi sp and ret", &[0x13, 0x01, 0x01, 0xff, 0x67, 0x80, 0, 0], Stack),
-            ("mv sp, a0", &[0x13, 0x01, 0x05, 0], Stack),
-            ("auipc without relocation", &[0x17, 0x05, 0x10, 0], Memory),
-        ],
-        _ => vec![
-            ("svc", &[0x0a, 1], System),
-            ("stck", &[0xb2, 0x05, 0x20, 0], System),
-            ("lpsw", &[0x82, 0, 0x20, 0], System),
-            ("sfpc", &[0xb3, 0x84, 0, 0], System),
-            ("cs", &[0xba, 0x12, 0x20, 0], System),
-            ("br %r1", &[0x07, 0xf1], Control),
-            ("basr", &[0x0d, 0xe1], Control),
-            ("ex", &[0x44, 0x10, 0x20, 0], Control),
-            ("j out", &[0xa7, 0xf4, 0x7f, 0xff], Control),
-            ("aghi and br", &[0xa7, 0xfb, 0xff, 0xf0, 0x07, 0xfe], Stack),
-            ("lgr %r15, %r1", &[0xb9, 0x04, 0, 0xf1], Stack),
-            ("larl elsewhere", &[0xc0, 0x10, 0x7f, 0xff, 0xff, 0xff], Memory),
-        ],
-    }
 }
 
 #[test]
@@ -307,6 +186,22 @@ fn changed_structure_is_noticed() {
     check("constants at an address", Format, &|b| b[constants + HEADER.address] = 64);
     check("code that is discarded", Format, &|b| b[text + HEADER.flags + 3] |= 0x80);
     check("constants that may be merged", Format, &|b| b[constants + HEADER.flags] |= 0x30);
+    check("unique entry", Symbols, &|b| b[run + SYMBOL.info] = 0xa2);
+    check("entry of a binding without a name", Symbols, &|b| b[run + SYMBOL.info] = 0x32);
+    check("absolute function", Symbols, &|b| b[body + SYMBOL.section..][..2].copy_from_slice(&0xfff1u16.to_le_bytes()));
+    check("global file", Symbols, &|b| b[body + SYMBOL.info] = 0x14);
+    check("weak section", Symbols, &|b| b[body + SYMBOL.info] = 0x23);
+    for (what, at) in [
+        ("ABI of another system", 7),
+        ("version of it", 8),
+        ("version", 20),
+        ("entry", 24),
+        ("segments", 32),
+        ("flags", 48),
+        ("segment", 56),
+    ] {
+        check(&format!("header with another {what}"), Format, &|b| b[at] ^= 3);
+    }
     check("protected entry", Symbols, &|b| b[run + SYMBOL.info + 1] = 3);
     check("no machine", Format, &|b| b[18] = 3);
     check("an executable", Format, &|b| b[16] = 2);
@@ -381,6 +276,75 @@ fn headers_belong_to_their_objects() {
         let mut changed = bytes.clone();
         changed[at..at + to.len()].copy_from_slice(to.as_bytes());
         caught(what, Promise::Header, verify(&changed, None));
+    }
+}
+
+/// Lines that C reads otherwise than they look, in headers whose hash was made to fit.
+#[test]
+fn forged_headers_are_noticed() {
+    let (bytes, header) = made(X86, "x86-64-v3", None, &program(panels(4), false));
+    verify(&bytes, Some(&fitting(&header, &bytes))).unwrap();
+    let arena = header.lines().find(|l| l.starts_with("#define NET_ARENA_SIZE ")).unwrap();
+    let run = header.lines().find(|l| l.starts_with("int net_run(")).unwrap();
+    for (what, from, to) in [
+        ("defined anew", arena, format!("{arena}\n#undef NET_ARENA_SIZE\n# define NET_ARENA_SIZE 64")),
+        ("defined with a tab", arena, format!("{arena}\n#undef NET_ARENA_SIZE\n#define\tNET_ARENA_SIZE 64")),
+        ("defined in two characters", arena, format!("{arena}\n%:define NET_ARENA_SIZE 64")),
+        ("in a comment", arena, format!("/*\n{arena}\n*/\n#define  NET_ARENA_SIZE 64")),
+        ("behind a comment", arena, format!("/**/ {arena}0 /*\n{arena}\n*/")),
+        ("in a comment of one line", arena, format!("// \\\n{arena}")),
+        ("in text", arena, format!("\"/*\"\n{arena}\n\"*/\"")),
+        ("never read", arena, format!("#if 0\n{arena}\n#endif")),
+        ("a line that goes on", arena, format!("{arena}\\\n0")),
+        ("a line that goes on by three characters", arena, format!("{arena}?\u{3f}/\n0")),
+        ("one more constant", arena, format!("{arena}\n#define NET_ARENA 64")),
+        ("another word's meaning", arena, format!("{arena}\n#define int long")),
+        ("a function replaced", run, format!("{run}\n#define net_run(a, b, c) 0")),
+        ("a function of its own", run, format!("{run}\nstatic int f(void) {{ return 0; }}")),
+        ("an attribute", run, format!("__attribute__((constructor)) {run}")),
+        ("other parameters", run, run.replace("const ", "")),
+        ("no function", run, String::new()),
+        ("a file of its own", run, format!("#include \"other.h\"\n{run}")),
+        ("a comment without an end", "#ifdef __cplusplus\n}", "/*".into()),
+        ("another order", run, format!("#ifdef __cplusplus\n#endif\n{run}")),
+    ] {
+        let changed = header.replace(from, &to);
+        assert!(changed != header, "{what}");
+        caught(what, Promise::Header, verify(&bytes, Some(&fitting(&changed, &bytes))));
+    }
+}
+
+/// What other formats have around their code.
+#[test]
+fn changed_headers_of_other_formats_are_noticed() {
+    let program = program(panels(4), false);
+    for (triple, places) in [("x86_64-pc-windows-gnu", &[16usize, 18][..]), ("aarch64-apple-darwin", &[24, 25])] {
+        let (bytes, header) = made(triple, "generic", None, &program);
+        verify(&bytes, Some(&header)).unwrap();
+        for at in places {
+            let mut changed = bytes.clone();
+            changed[*at] ^= 1;
+            caught(&format!("{triple}: {at}"), Promise::Format, verify(&changed, Some(&fitting(&header, &changed))));
+        }
+    }
+}
+
+/// A static library, and one whose index leads elsewhere.
+#[test]
+fn libraries_are_read_with_their_index() {
+    for triple in [X86, "x86_64-pc-windows-gnu", "aarch64-apple-darwin"] {
+        let target = Target::parse(Some(triple), Some("generic")).unwrap();
+        let (bytes, header) = made(triple, "generic", None, &program(panels(4), false));
+        let library = archive(&bytes, &target, "net").unwrap();
+        verify(&library, Some(&header)).unwrap_or_else(|f| panic!("{triple}: {f:#?}"));
+        let name = b"net_run_v";
+        let places = library.windows(name.len()).enumerate().filter(|(_, w)| w == name).map(|(at, _)| at);
+        let start = library.windows(8).position(|w| w == &bytes[..8]).unwrap();
+        for at in places.filter(|at| *at < start) {
+            let mut changed = library.clone();
+            changed[at..at + name.len()].copy_from_slice(b"other_run");
+            caught(&format!("{triple}: another name at {at}"), Promise::Symbols, verify(&changed, Some(&header)));
+        }
     }
 }
 
