@@ -95,12 +95,7 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
                 _ => Stack::Same,
             };
         }
-        0x37 => {
-            if let Some((bytes, length)) = large_frame(code, rd) {
-                (out.stack, out.length) = (Stack::Grow(-bytes), length);
-                out.writes |= one(SP);
-            }
-        }
+        0x37 => large(code, rd, &mut out),
         0x1b | 0x33 | 0x3b => {}
         0x43 | 0x47 | 0x4b | 0x4f => out.writes = float,
         // Comparisons, conversions to integers, moves of bits and classes of floats have general registers as results.
@@ -127,16 +122,34 @@ fn stack(base: u32, above: i64, bytes: i64, store: bool, register: Option<u32>, 
     }
 }
 
-/// LUI with the instructions behind it that add a number of more than twelve bits to the stack pointer: the number, and the
-/// bytes of all.
-fn large_frame(code: &[u8], rd: u32) -> Option<(i64, u64)> {
+/// LUI with the instructions behind it that add a number of more than twelve bits to the stack pointer, for a frame or for the
+/// address of a load or store: together they are one instruction. LUI by itself otherwise.
+fn large(code: &[u8], rd: u32, out: &mut Decoded) {
     let word = |at: usize| code.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let high = i64::from((word(0)? & 0xffff_f000) as i32);
-    let to_stack = rd << 20 | SP << 15 | SP << 7 | 0x33;
-    match word(4)? {
-        w if w == to_stack => Some((high, 8)),
-        w if w & 0xf_ffff == rd << 15 | rd << 7 | 0x13 && word(8)? == to_stack => Some((high + i64::from(w as i32 >> 20), 12)),
-        _ => None,
+    let high = word(0).map_or(0, |w| i64::from((w & 0xffff_f000) as i32));
+    let (low, at) = match word(4) {
+        Some(w) if w & 0xf_ffff == rd << 15 | rd << 7 | 0x13 => (i64::from(w as i32 >> 20), 8),
+        _ => (0, 4),
+    };
+    match word(at) {
+        Some(w) if w == rd << 20 | SP << 15 | SP << 7 | 0x33 => {
+            (out.stack, out.length) = (Stack::Grow(-high - low), at as u64 + 4);
+            out.writes |= one(SP);
+        }
+        Some(w) if w == SP << 20 | rd << 15 | rd << 7 | 0x33 => {
+            let Some(w) = word(at + 4).filter(|w| w >> 15 & 31 == rd) else { return };
+            match w & 0x7f {
+                0x03 | 0x07 | 0x23 | 0x27 => {}
+                _ => return,
+            }
+            // As if the stack pointer were the base, with the rest of the distance added.
+            let near = decode(&(w & !(31 << 15) | SP << 15).to_le_bytes(), 0, &BTreeMap::new());
+            let Some((writes, access)) = near.and_then(|n| Some((n.writes, n.access?))) else { return };
+            out.writes |= writes;
+            out.access = Some(Access { above: access.above + high + low, ..access });
+            out.length = at as u64 + 8;
+        }
+        _ => {}
     }
 }
 

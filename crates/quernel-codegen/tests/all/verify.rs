@@ -88,11 +88,14 @@ fn every_object_keeps_its_promises() {
 /// A frame of more bytes than an instruction of RISC-V can add at once.
 #[test]
 fn large_frames_are_understood() {
-    let what = What::UnaryFloat { count: 300, op: Unary::Mish };
-    let (program, _) = step_program(what, vec![Operand::Data(vec![0; 1200])], 1200, true, false);
-    let (bytes, header) = made(RISCV, "rv64gcv", None, &program);
-    let v = verify(&bytes, Some(&header)).unwrap_or_else(|f| panic!("{f:#?}"));
-    assert!(v.stack_found > 2048, "{v:?}");
+    // The second saves registers beyond the reach of an instruction, too.
+    for count in [300, 33] {
+        let what = What::UnaryFloat { count, op: Unary::Mish };
+        let (program, _) = step_program(what, vec![Operand::Data(vec![0; 4 * count])], 4 * count, true, false);
+        let (bytes, header) = made(RISCV, "rv64gcv", None, &program);
+        let v = verify(&bytes, Some(&header)).unwrap_or_else(|f| panic!("{f:#?}"));
+        assert!(v.stack_found > 2048, "{v:?}");
+    }
 }
 
 /// The header with the hash of a changed object, so that only what was changed can be noticed.

@@ -11,7 +11,7 @@ mod random;
 
 use quernel::{
     Calibration, Compiled, Compiler, Model, ModelOptions, artifacts,
-    codegen::{Level, Target},
+    codegen::{self, Level, Target},
     encode_for, interp,
     ir::Tensor,
     parse_bits,
@@ -227,6 +227,7 @@ fn run(place: &Place, networks: &[Network]) -> Result<Vec<u64>, String> {
             let path = folder.path().join(format!("{}.o", compiled.name));
             let (files, _) = artifacts::write(&compiled, &path, &[artifacts::Emit::Object, artifacts::Emit::Header])
                 .map_err(|f| format!("{}: {f}", network.label))?;
+            verified(&files).map_err(|fault| format!("{}: {fault}", network.label))?;
             bytes += files[0].bytes.len();
             count += 1;
             objects.push(path);
@@ -257,6 +258,13 @@ fn run(place: &Place, networks: &[Network]) -> Result<Vec<u64>, String> {
         objects.iter().for_each(|o| drop(fs::remove_file(o)));
     }
     Ok(hashes)
+}
+
+/// Whether an object with its header keeps what it promises.
+fn verified(files: &[artifacts::Artifact]) -> Result<(), String> {
+    let header = std::str::from_utf8(&files[1].bytes).map_err(|e| e.to_string())?;
+    let faults = codegen::verify(&files[0].bytes, Some(header)).err().unwrap_or_default();
+    faults.first().map_or(Ok(()), |f| Err(format!("{} does not keep its promises ({}): {}", f.place, f.promise, f.message)))
 }
 
 fn finish(command: &mut Command) -> Result<String, String> {
