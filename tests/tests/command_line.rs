@@ -199,6 +199,33 @@ fn explain_inspect_targets_and_opt_print() {
     assert_eq!(quernel(&["explain", "QN9999"]).status.code(), Some(1));
 }
 
+/// A graph is written with its data, and read back.
+#[test]
+fn stages_are_files_that_passes_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (out, depfile) = (text(&folder.path().join("folded.qir")), text(&folder.path().join("folded.d")));
+    let stop = ["compile", "fixtures/digits.onnx", "--stop-after", "folded"];
+    let written = quernel(&[&stop[..], &["-o", &out, "--depfile", &depfile]].concat());
+    assert!(written.status.success(), "{}", stderr(&written));
+    let graph = std::fs::read_to_string(&out).expect("a graph");
+    let again = quernel(&["opt", &out, "-o", "-"]);
+    assert!(again.status.success(), "{}", stderr(&again));
+    assert!(again.stdout == graph.as_bytes(), "another graph");
+    assert_eq!(quernel(&["opt", &out, "-o", &out]).status.code(), Some(1), "the graph that is read");
+    assert_eq!(quernel(&[&stop[..], &["-o", "-"]].concat()).stdout, graph.as_bytes());
+    assert!(std::fs::read_to_string(&depfile).expect("a rule").contains("folded.qir: fixtures/digits.onnx"));
+    for refused in [&["--depfile", &depfile][..], &["--depfile", &depfile, "-o", "-"], &["--emit", "obj"], &["-o", "fixtures/digits.onnx"]]
+    {
+        let said = quernel(&[&stop[..], refused].concat());
+        assert_eq!(said.status.code(), Some(1), "{refused:?}: {}", stderr(&said));
+    }
+    let whole = text(&folder.path().join("whole.o"));
+    let made = quernel(&["compile", "fixtures/digits.onnx", "--bits", "float", "--emit", "qir", "-o", &whole]);
+    assert!(made.status.success(), "{}", stderr(&made));
+    let again = quernel(&["opt", &text(&folder.path().join("whole.qir"))]);
+    assert!(again.status.success(), "{}", stderr(&again));
+}
+
 #[test]
 fn calibration_is_a_file_that_adds_up() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -244,7 +244,8 @@ pub struct Compile {
     /// Also write which files were read, as a rule for make and ninja.
     #[arg(long, value_name = "FILE")]
     pub depfile: Option<PathBuf>,
-    /// Stop after a stage (imported, folded, quantized) and print the graph.
+    /// Stop after a stage (imported, folded, quantized) and print the graph; with `-o`, write it with all of its data, as `quernel
+    /// opt` reads it.
     #[arg(long, value_name = "STAGE")]
     pub stop_after: Option<String>,
     /// Print the graph after a pass.
@@ -313,8 +314,11 @@ pub struct Inspect {
 
 #[derive(ClapArgs, Debug)]
 pub struct Opt {
-    /// Text IR; `-` for standard input.
+    /// Text IR with all of its data; `-` for standard input.
     pub file: PathBuf,
+    /// Write the graph with all of its data; it is printed for reading otherwise.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Passes in order; without any, the file is checked and printed.
     #[arg(long, value_name = "PASS,..", value_delimiter = ',')]
     pub passes: Vec<String>,

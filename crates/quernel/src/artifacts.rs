@@ -1,7 +1,7 @@
 //! Files: all of them appear, or none.
 
 use crate::{Compiled, Failure, Report};
-use quernel_ir::{Code, Diagnostic};
+use quernel_ir::{Code, Diagnostic, text};
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -110,7 +110,7 @@ pub fn make(compiled: &Compiled, out: &Path, kinds: &[Emit]) -> Result<(Vec<Arti
             }
             (Emit::Assembly, ..) => quernel_codegen::assembly(compiled.program()?, &compiled.target, &options)?.into_bytes(),
             (Emit::Clif, ..) => quernel_codegen::clif(compiled.program()?, &compiled.target, &options)?.into_bytes(),
-            (Emit::Qir, ..) => compiled.graph.to_string().into_bytes(),
+            (Emit::Qir, ..) => text::print_full(&compiled.graph).into_bytes(),
             (Emit::Program, ..) => compiled.program()?.to_string().into_bytes(),
             (Emit::Object | Emit::Archive | Emit::Header | Emit::Report, ..) => {
                 return Err(Diagnostic::bug("the object was not made").into());

@@ -19,14 +19,27 @@ pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
     let model = setup::model(&a.compiling)?;
     let read = setup::read(&a.compiling, &model, &compiler);
     // What can be told before the work.
-    if a.stop_after.is_none() {
-        let mut outputs: Vec<PathBuf> = a.depfile.iter().cloned().collect();
-        if let Some(out) = a.output.as_ref().filter(|o| o.as_os_str() != "-") {
+    let unnamed = a.output.as_ref().map_or(a.stop_after.is_some(), |o| o.as_os_str() == "-");
+    if a.depfile.is_some() && unnamed {
+        return Err(Diagnostic::new(Code::BadOption, "`--depfile` says what a file is made of, and none is written")
+            .help("name a file with `-o`")
+            .into());
+    }
+    if a.stop_after.is_some() && !a.emit.is_empty() {
+        return Err(Diagnostic::new(Code::BadOption, "a graph is all there is to write before the last stage")
+            .help("leave out `--emit`")
+            .into());
+    }
+    let mut outputs: Vec<PathBuf> = a.depfile.iter().cloned().collect();
+    if let Some(out) = a.output.as_ref().filter(|o| o.as_os_str() != "-") {
+        if a.stop_after.is_some() {
+            outputs.push(out.clone());
+        } else {
             outputs.extend(kinds(a, out).into_iter().map(|kind| artifacts::path(kind, out)));
         }
-        outputs.iter().try_for_each(|o| artifacts::possible(o).map(|_| ()))?;
-        artifacts::apart(outputs.iter().map(PathBuf::as_path), &read)?;
     }
+    outputs.iter().try_for_each(|o| artifacts::possible(o).map(|_| ()))?;
+    artifacts::apart(outputs.iter().map(PathBuf::as_path), &read)?;
     let compiled = compiler.compile(&model, &mut |p| messages.progress(p))?;
     for (pass, text) in &compiled.prints {
         setup::print(&format!("; after {pass}\n{text}\n"))?;
@@ -37,10 +50,13 @@ pub fn run(a: &Compile, messages: &Messages) -> Result<(), Failure> {
         }
     }
     messages.remarks(&compiled.remarks, a.remarks);
-    if compiled.stage < Stage::Lowered {
-        return setup::print(&compiled.graph.to_string());
-    }
-    write(a, &compiled, &read)
+    if compiled.stage < Stage::Lowered { graph(a, &compiled, &read) } else { write(a, &compiled, &read) }
+}
+
+/// The graph of an earlier stage.
+fn graph(a: &Compile, compiled: &Compiled, read: &[PathBuf]) -> Result<(), Failure> {
+    let depfile = a.depfile.as_deref().zip(a.output.as_deref()).map(|(path, out)| (path, rule(out, read)));
+    setup::graph(&compiled.graph, a.output.as_deref(), depfile)
 }
 
 /// What is made.

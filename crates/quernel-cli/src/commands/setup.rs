@@ -2,17 +2,20 @@
 
 use crate::{
     args::{ActivationsArg, Compiling, IoArg, Sampling},
-    tables::one_line,
+    tables::{bytes, one_line},
 };
 use quernel::{
-    Compiler, Failure, Model, ModelOptions, Recovery,
+    Compiler, Failure, Model, ModelOptions, Recovery, artifacts,
     codegen::{Level, Target},
-    ir::{Code, Diagnostic},
+    ir::{Code, Diagnostic, Graph, text},
     onnx::Limits,
     passes::Activations,
     quant::{Calibrator, Fit, ImageOptions, Layout, SampleOptions, Transform},
 };
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 pub fn model(a: &Compiling) -> Result<Model, Failure> {
     let (dims, pins) = (a.dims.iter().cloned().collect(), a.pins.iter().cloned().collect());
@@ -79,6 +82,19 @@ pub fn compiler(a: &Compiling) -> Result<Compiler, Failure> {
         integer_io: a.io == IoArg::Int8,
         ..Compiler::default()
     })
+}
+
+/// Prints a graph for reading, or writes it with all of its data, and what belongs beside it.
+pub fn graph(graph: &Graph, out: Option<&Path>, beside: Option<(&Path, String)>) -> Result<(), Failure> {
+    let Some(out) = out else { return print(&graph.to_string()) };
+    let whole = text::print_full(graph);
+    if out.as_os_str() == "-" {
+        return print_bytes(whole.as_bytes());
+    }
+    let mut files = vec![(out, whole.as_bytes())];
+    files.extend(beside.as_ref().map(|(path, text)| (*path, text.as_bytes())));
+    artifacts::save(&files)?;
+    print(&format!("wrote {} ({})\n", out.display(), bytes(whole.len())))
 }
 
 /// Writes data to standard output. A closed pipe ends the output quietly: the reader has seen enough.

@@ -209,7 +209,7 @@ pub(super) fn unresolved(at: usize, hash: u64, what: &str) -> super::lex::Bad {
     super::lex::Bad {
         at,
         message: format!("the {what} #{hash:016x} are not part of the text"),
-        help: Some("print the graph in full, or parse it with the pool of the graph it was printed from"),
+        help: Some("this text is for reading; `--stop-after STAGE -o FILE` writes a graph with all of its data"),
     }
 }
 
