@@ -1,6 +1,7 @@
 //! Instructions of aarch64: where they go, what they do to registers and the stack, and which reach beyond registers and
 //! memory. The encodings are those of the Arm Architecture Reference Manual, C4 and C6; what is not listed here is no
-//! instruction that code may have, and scalable vectors and the extensions that tag memory or sign addresses are not.
+//! instruction that code may have, and scalable vectors and the extensions that tag memory or sign addresses are not. Of
+//! arithmetic on floats and vectors, whose encodings are a page of their own, no more is told than which register changes.
 
 use super::{
     file::{Kind, Relocation},
@@ -42,7 +43,7 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
         0b1000 | 0b1001 => immediate(w, at, relocations, &mut out)?,
         n if n & 0b0101 == 0b0100 => memory(w, &to, &mut out)?,
         n if n & 0b0111 == 0b0101 => out.writes = arithmetic(w)?,
-        n if n & 0b0111 == 0b0111 => out.writes = vector(w),
+        n if n & 0b0111 == 0b0111 => out.writes = vector(w)?,
         _ => return None,
     }
     Some(out)
@@ -85,7 +86,8 @@ fn immediate(w: u32, at: u64, relocations: &BTreeMap<u64, Relocation>, out: &mut
             }
         }
         0b010 => {
-            if relocations.get(&at).is_some_and(|r| r.kind == Kind::Low) {
+            let relocated = relocations.get(&at).is_some_and(|r| r.kind == Kind::Low);
+            if relocated {
                 out.relocated = Some(at);
             }
             let amount = i64::from(field(w, 10, 12) << if field(w, 22, 1) == 1 { 12 } else { 0 });
@@ -95,7 +97,8 @@ fn immediate(w: u32, at: u64, relocations: &BTreeMap<u64, Relocation>, out: &mut
                 out.writes = one(rd);
             }
             out.stack = match (rd, rn) {
-                _ if flags || !whole => Stack::Same,
+                // The linker has the last word about a number that is relocated.
+                _ if flags || !whole || relocated => Stack::Same,
                 (SP, SP) => Stack::Grow(-amount),
                 (SP, FP) => Stack::ToFrame(amount),
                 (FP, SP) => Stack::Frame(amount),
@@ -136,15 +139,24 @@ fn arithmetic(w: u32) -> Option<Set> {
 }
 
 /// Scalar floats and vectors: what they write.
-fn vector(w: u32) -> Set {
+fn vector(w: u32) -> Option<Set> {
     let rd = field(w, 0, 5);
     let number = vectors(rd, 1);
-    if w & 0x5f20_fc00 == 0x1e20_0000 {
+    let (rounding, operation) = (field(w, 19, 2), field(w, 16, 3));
+    Some(if w & 0x5f20_fc00 == 0x1e20_0000 {
         // Conversions between floats and integers, moves of bits.
-        if matches!(field(w, 16, 3), 2 | 3 | 7) { number } else { general(rd) }
+        match (rounding, operation) {
+            (_, 0 | 1) | (0, 4 | 5) | (0 | 1, 6) => general(rd),
+            (0, 2 | 3) | (0 | 1, 7) => number,
+            _ => return None,
+        }
     } else if w & 0x5f20_0000 == 0x1e00_0000 {
         // The same of fixed point.
-        if matches!(field(w, 16, 3), 2 | 3) { number } else { general(rd) }
+        match (rounding, operation) {
+            (3, 0 | 1) => general(rd),
+            (0, 2 | 3) => number,
+            _ => return None,
+        }
     } else if w & 0x5f20_3c00 == 0x1e20_2000 || w & 0x5f20_0c00 == 0x1e20_0400 {
         // Comparisons.
         0
@@ -153,13 +165,14 @@ fn vector(w: u32) -> Set {
         general(rd)
     } else {
         number
-    }
+    })
 }
 
 fn memory(w: u32, to: &dyn Fn(i64) -> u64, out: &mut Decoded) -> Option<()> {
     let (rt, rn) = (field(w, 0, 5), field(w, 5, 5));
     let vector = field(w, 26, 1) == 1;
-    let register = |r: u32| if vector { FLOAT + r } else { r };
+    // The register of zeros keeps nothing.
+    let whole = |r: u32, at: i64| (vector || r != SP).then_some((if vector { FLOAT + r } else { r }, at));
     let set = |r: u32| if vector { vectors(r, 1) } else { general(r) };
     if w & 0xbf00_0000 == 0x0c00_0000 || w & 0xbf00_0000 == 0x0d00_0000 {
         // Vectors of structures, whole or single lanes; some move their base.
@@ -200,10 +213,14 @@ fn memory(w: u32, to: &dyn Fn(i64) -> u64, out: &mut Decoded) -> Option<()> {
         };
         let second = field(w, 10, 5);
         let index = field(w, 23, 2);
+        // Two loads of one register, or a load of a base that moves, have no defined result.
+        if load && (rt == second || index & 1 == 1 && !vector && rn != SP && [rt, second].contains(&rn)) {
+            return None;
+        }
         if load {
             out.writes = set(rt) | set(second);
         }
-        let kept = if size >= 8 { vec![(register(rt), 0), (register(second), size)] } else { vec![] };
+        let kept = if size >= 8 { whole(rt, 0).into_iter().chain(whole(second, size)).collect() } else { vec![] };
         stack(rn, index, signed(w, 15, 7) * size, Access { bytes: 2 * size, store: !load, registers: kept, ..Access::default() }, out);
     } else if w & 0x3a00_0000 == 0x3800_0000 {
         let (opc, size) = (field(w, 22, 2), w >> 30);
@@ -218,13 +235,13 @@ fn memory(w: u32, to: &dyn Fn(i64) -> u64, out: &mut Decoded) -> Option<()> {
         if load && !fetches {
             out.writes = set(rt);
         }
-        let whole = bytes >= 8 && !fetches && (vector || opc < 2);
-        let kept = if whole { vec![(register(rt), 0)] } else { vec![] };
+        let complete = bytes >= 8 && !fetches && (vector || opc < 2);
+        let kept = if complete { whole(rt, 0).into_iter().collect() } else { vec![] };
         let access = Access { bytes, store: !load, registers: kept, ..Access::default() };
         match (field(w, 24, 1), field(w, 21, 1), field(w, 10, 2)) {
             (1, ..) => stack(rn, 2, i64::from(field(w, 10, 12)) * bytes, access, out),
             (0, 0, 0) => stack(rn, 2, signed(w, 12, 9), access, out),
-            (0, 0, index @ (1 | 3)) if !fetches => stack(rn, index, signed(w, 12, 9), access, out),
+            (0, 0, index @ (1 | 3)) if !fetches && (vector || rn == SP || rt != rn) => stack(rn, index, signed(w, 12, 9), access, out),
             // An index in a register.
             (0, 1, 2) => {}
             _ => return None,

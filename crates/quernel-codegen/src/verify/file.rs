@@ -206,6 +206,11 @@ impl File {
             }
         }
         starts.sort();
+        let mut names: Vec<&String> = starts.iter().map(|s| &s.3).collect();
+        names.sort();
+        for twice in names.windows(2).filter(|pair| pair[0] == pair[1]) {
+            faults.add(Promise::Symbols, twice[0].clone(), "is the name of two functions");
+        }
         for (i, (section, start, size, name)) in starts.iter().enumerate() {
             // Only ELF says how long a function is; elsewhere the next one ends it.
             let next = starts.get(i + 1).filter(|n| n.0 == *section).map_or(self.sections[*section].size as u64, |n| n.1);
@@ -222,8 +227,7 @@ impl File {
         }
         global.sort();
         let prefix = global.iter().find_map(|n| n.strip_suffix("_run")).unwrap_or_default();
-        let mut expected: Vec<String> = ENTRIES.iter().map(|e| format!("{prefix}{e}")).collect();
-        expected.sort();
+        let expected = entries(prefix);
         if prefix.is_empty() || global != expected {
             faults.add(Promise::Symbols, "file", format!("shows {global:?} instead of one NAME_run, NAME_run_v and NAME_info"));
         }
@@ -231,6 +235,10 @@ impl File {
 
     fn prefix(&self, faults: &mut Faults) -> Option<String> {
         let name = self.functions.iter().find_map(|f| f.name.strip_suffix("_run"))?.to_owned();
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || name.starts_with(|c: char| c.is_ascii_digit()) {
+            faults.add(Promise::Symbols, name, "is no name in C");
+            return None;
+        }
         for (symbol, ..) in &self.data {
             let own = symbol.strip_prefix(&name).is_some_and(|rest| ["_constants", "_info_text", "_variant"].contains(&rest));
             // Compilers for some formats give sections and pools names of their own.
@@ -279,10 +287,21 @@ impl File {
         }
     }
 
+    /// The names of the entries, in order.
+    pub fn entries(&self) -> Vec<String> {
+        entries(&self.name)
+    }
+
     /// The function that starts at an offset of a section.
     pub fn function_at(&self, section: usize, offset: u64) -> Option<usize> {
-        self.functions.iter().position(|f| f.section == section && f.start == offset)
+        self.functions.binary_search_by_key(&(section, offset), |f| (f.section, f.start)).ok()
     }
+}
+
+fn entries(prefix: &str) -> Vec<String> {
+    let mut all: Vec<String> = ENTRIES.iter().map(|e| format!("{prefix}{e}")).collect();
+    all.sort();
+    all
 }
 
 /// Whether the flags of a section allow more than its kind.

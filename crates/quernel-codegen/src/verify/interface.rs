@@ -43,10 +43,20 @@ pub fn check(file: &File, object: &[u8], header: Option<&str>, faults: &mut Faul
         "x86_64" => object::Architecture::X86_64,
         "aarch64" => object::Architecture::Aarch64,
         "riscv64gc" => object::Architecture::Riscv64,
-        _ => object::Architecture::S390x,
+        "s390x" => object::Architecture::S390x,
+        _ => object::Architecture::Unknown,
     };
-    if architecture != file.architecture {
-        fault(format!("says {target}, the file is for {:?}", file.architecture));
+    let format = match () {
+        () if target.contains("-windows-") => object::BinaryFormat::Coff,
+        () if target.contains("-apple-") => object::BinaryFormat::MachO,
+        () => object::BinaryFormat::Elf,
+    };
+    if (architecture, format) != (file.architecture, file.format) {
+        fault(format!("says {target}, the file is {:?} for {:?}", file.format, file.architecture));
+    }
+    let mut ports = ["inputs", "outputs"].into_iter().flat_map(|kind| info[kind].as_array().cloned().unwrap_or_default());
+    if ports.any(|p| p["dims"].as_array().is_none_or(|dims| dims.iter().any(|d| d.as_u64().is_none()))) {
+        fault("has extents that are no numbers".into());
     }
     if !align.is_power_of_two() || arena % align != 0 && arena != 0 {
         fault(format!("has an arena of {arena} bytes aligned to {align}"));
@@ -81,7 +91,8 @@ fn header_faults(name: &str, info: &Value, object: &[u8], header: &str) -> Vec<S
     let mut rest = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
         match line.strip_prefix("#define ").and_then(|l| l.split_once(' ')) {
-            Some((key, value)) => {
+            // Behind the guard of the header, before anything that may not be read.
+            Some((key, value)) if rest.len() == 2 => {
                 if defined.insert(key, value.trim()).is_some() {
                     faults.push(format!("{key} is defined twice"));
                 }
@@ -152,10 +163,11 @@ fn header_faults(name: &str, info: &Value, object: &[u8], header: &str) -> Vec<S
 
 /// A header without its comments; `None` where one does not end, or where a line goes on in the next.
 fn without_comments(header: &str) -> Option<String> {
-    if header.lines().any(|l| l.trim_end().ends_with('\\') || l.contains("??/")) {
+    let header = header.replace("\r\n", "\n");
+    if header.contains('\r') || header.lines().any(|l| l.trim_end().ends_with('\\') || l.contains("??/")) {
         return None;
     }
-    let (mut out, mut rest, mut quoted) = (String::new(), header, false);
+    let (mut out, mut rest, mut quoted) = (String::new(), header.as_str(), false);
     while let Some(c) = rest.chars().next() {
         if !quoted && let Some(comment) = rest.strip_prefix("/*") {
             rest = &comment[comment.find("*/")? + 2..];

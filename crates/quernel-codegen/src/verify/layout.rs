@@ -53,6 +53,10 @@ fn elf_sections(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
     }
     let sections = header.sections(endian, bytes)?;
     let mut names = Vec::new();
+    if sections.len() > KNOWN.len() + 1 {
+        faults.add(Promise::Format, "file", format!("has {} sections, more than any object", sections.len()));
+        return Ok(());
+    }
     for section in sections.iter() {
         names.push(String::from_utf8_lossy(sections.section_name(endian, section)?).into_owned());
     }

@@ -3,8 +3,9 @@
 use super::{Faults, Promise};
 use object::read::archive::{ArchiveFile, ArchiveKind, ArchiveOffset};
 
-/// The one member of a static library, with the symbols that the library's indices say it has; anything else as it is.
-pub fn member<'d>(bytes: &'d [u8], faults: &mut Faults) -> (&'d [u8], Vec<String>) {
+/// The one member of a static library, with the symbols that each of the library's indices says it has, nameless those of
+/// others; anything else as it is, without an index.
+pub fn member<'d>(bytes: &'d [u8], faults: &mut Faults) -> (&'d [u8], Vec<Vec<String>>) {
     let Ok(archive) = ArchiveFile::parse(bytes) else { return (bytes, vec![]) };
     // A member that cannot be read is there for others all the same.
     let members: Option<Vec<_>> = archive.members().map(Result::ok).collect();
@@ -17,13 +18,16 @@ pub fn member<'d>(bytes: &'d [u8], faults: &mut Faults) -> (&'d [u8], Vec<String
     let index: Result<Vec<String>, _> =
         archive.symbols().and_then(|symbols| symbols.into_iter().flatten().map(|s| s.map(|s| own(s.name(), s.offset()))).collect());
     // Libraries of Windows have two, one for each family of linkers.
-    let first = if archive.kind() == ArchiveKind::Coff { first_index(bytes) } else { Some(vec![]) };
-    let (Ok(mut index), Some(first)) = (index, first) else {
+    let more = if archive.kind() == ArchiveKind::Coff {
+        first_index(bytes).map(|all| vec![all.into_iter().map(|(name, offset)| own(name, ArchiveOffset(offset.into()))).collect()])
+    } else {
+        Some(vec![])
+    };
+    let (Ok(index), Some(more)) = (index, more) else {
         faults.add(Promise::Format, "archive", "has an index that cannot be read");
         return (object, vec![]);
     };
-    index.extend(first.into_iter().map(|(name, offset)| own(name, ArchiveOffset(offset.into()))));
-    (object, index)
+    (object, [vec![index], more].concat())
 }
 
 /// The index in the first member of a library: a count, the places of the members, the names, each ended by zero.

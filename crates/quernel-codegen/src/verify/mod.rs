@@ -43,7 +43,7 @@ pub enum Promise {
     System,
     /// The stack is balanced and as small as promised.
     Stack,
-    /// Entries keep the registers that calls keep.
+    /// Functions keep the registers that calls keep.
     Registers,
     /// Header and object belong together.
     Header,
@@ -124,11 +124,13 @@ impl Faults {
 /// Every broken promise.
 pub fn verify(object: &[u8], header: Option<&str>) -> Result<Verified, Vec<Fault>> {
     let mut faults = Faults::default();
-    let (object, index) = library::member(object, &mut faults);
+    let (object, indices) = library::member(object, &mut faults);
     let Some(file) = File::parse(object, &mut faults) else { return Err(faults.0) };
-    for name in index {
-        if !file::ENTRIES.iter().any(|entry| file.plain_name(&name) == format!("{}{entry}", file.name)) {
-            faults.add(Promise::Symbols, "archive", format!("names {name:?} in its index, or another file for it"));
+    for mut names in indices {
+        names.sort();
+        let expected = file.entries();
+        if names.iter().map(|n| file.plain_name(n)).ne(expected.iter()) {
+            faults.add(Promise::Symbols, "archive", format!("has an index of {names:?} in place of {expected:?}"));
         }
     }
     let info = interface::check(&file, object, header, &mut faults);

@@ -24,6 +24,7 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
     let low = i64::from(w as i32 >> 20);
     let mut out = Decoded::plain(4);
     let float = one(FLOAT + rd);
+    let low_part = relocations.get(&at).is_some_and(|r| r.kind == Kind::Low);
     out.writes = general(rd);
     match opcode {
         // AUIPC, alone for an address or with JALR for a call.
@@ -31,7 +32,7 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
             let kind = relocations.get(&at).map(|r| r.kind);
             let next = code.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             match kind {
-                Some(Kind::Call) if next.is_some_and(|n| n & 0x7f == 0x67 && n >> 7 & 31 == RA && n >> 15 & 31 == rd) => {
+                Some(Kind::Call) if rd != 0 && next.is_some_and(|n| n & 0x7f == 0x67 && n >> 7 & 31 == RA && n >> 15 & 31 == rd) => {
                     out.length = 8;
                     out.flow = Flow::Call(at);
                 }
@@ -55,22 +56,23 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
         0x73 if w == 0xc000_1073 => out.flow = Flow::Stop,
         0x73 | 0x0f | 0x2f => out.special = Special::System,
         // Loads, of floats and of vectors.
-        0x03 | 0x07 => {
-            let vector = opcode == 0x07 && !matches!(kind, 1..=4);
+        0x03 | 0x07 if opcode == 0x03 && kind != 7 || opcode == 0x07 && kind != 4 => {
+            let vector = opcode == 0x07 && !matches!(kind, 1..=3);
             if opcode == 0x07 {
                 out.writes = if vector { 0 } else { float };
             }
-            if relocations.get(&at).is_some_and(|r| r.kind == Kind::Low) {
+            if low_part {
                 out.relocated = Some(at);
-            }
-            if !vector {
+            } else if !vector {
                 stack(rs1, low, 1 << (kind & 3), false, (kind == 3).then_some(if opcode == 0x03 { rd } else { FLOAT + rd }), &mut out);
             }
         }
-        0x23 | 0x27 => {
+        0x23 | 0x27 if opcode == 0x23 && kind <= 3 || opcode == 0x27 && kind != 4 => {
             out.writes = 0;
-            let vector = opcode == 0x27 && !matches!(kind, 1..=4);
-            if !vector {
+            if opcode == 0x27 && !matches!(kind, 1..=3) {
+                // A vector has at least so many bytes.
+                stack(rs1, 0, 16, true, None, &mut out);
+            } else {
                 let distance = (w >> 25) << 5 | w >> 7 & 31;
                 let distance = i64::from((distance << 20) as i32 >> 20);
                 let from = w >> 20 & 31;
@@ -85,18 +87,20 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
             }
         }
         0x13 => {
-            if relocations.get(&at).is_some_and(|r| r.kind == Kind::Low) {
+            if low_part {
                 out.relocated = Some(at);
             }
             out.stack = match (rd, rs1) {
+                // The linker has the last word about a number that is relocated.
+                _ if low_part => Stack::Same,
                 (SP, SP) if kind == 0 => Stack::Grow(-low),
                 (SP, FP) if kind == 0 => Stack::ToFrame(low),
                 (FP, SP) if kind == 0 => Stack::Frame(low),
                 _ => Stack::Same,
             };
         }
-        0x37 => large(code, rd, &mut out),
-        0x1b | 0x33 | 0x3b => {}
+        0x37 if ![0, SP].contains(&rd) => large(code, rd, &mut out),
+        0x37 | 0x1b | 0x33 | 0x3b => {}
         0x43 | 0x47 | 0x4b | 0x4f => out.writes = float,
         // Comparisons, conversions to integers, moves of bits and classes of floats have general registers as results.
         0x53 => out.writes = if matches!(w >> 27, 0x14 | 0x18 | 0x1c) { general(rd) } else { float },
@@ -144,8 +148,10 @@ fn large(code: &[u8], rd: u32, out: &mut Decoded) {
             }
             // As if the stack pointer were the base, with the rest of the distance added.
             let near = decode(&(w & !(31 << 15) | SP << 15).to_le_bytes(), 0, &BTreeMap::new());
-            let Some((writes, access)) = near.and_then(|n| Some((n.writes, n.access?))) else { return };
+            let Some((writes, mut access)) = near.and_then(|n| Some((n.writes, n.access?))) else { return };
             out.writes |= writes;
+            // The register of the address is no more what it was.
+            access.registers.retain(|(register, _)| !access.store || *register != rd);
             out.access = Some(Access { above: access.above + high + low, ..access });
             out.length = at as u64 + 8;
         }
@@ -158,7 +164,7 @@ fn large(code: &[u8], rd: u32, out: &mut Decoded) {
 fn beside(w: u32, next: Option<u32>, at: u64, out: &mut Decoded) {
     let high = at.wrapping_add_signed(i64::from((w & 0xffff_f000) as i32));
     match next {
-        Some(n) if n >> 15 & 31 == w >> 7 & 31 => {
+        Some(n) if n >> 15 & 31 == w >> 7 & 31 && w >> 7 & 31 != 0 => {
             let to = high.wrapping_add_signed(i64::from(n as i32 >> 20));
             match n & 0x7f {
                 0x67 if n >> 7 & 31 == 0 => (out.flow, out.length) = (Flow::Jump(to), 8),

@@ -70,8 +70,8 @@ pub struct Decoded {
     pub relocated: Option<u64>,
     /// An offset of the section that it reads or writes beside itself, without a relocation.
     pub beside: Option<u64>,
-    /// Whether it stores to the address that is relocated or beside it.
-    pub stores: bool,
+    /// Bytes that it stores at the address that is relocated or beside it.
+    pub stores: u64,
     /// What is special about it.
     pub special: Special,
 }
@@ -99,7 +99,7 @@ impl Decoded {
             access: None,
             relocated: None,
             beside: None,
-            stores: false,
+            stores: 0,
             special: Special::No,
         }
     }
@@ -209,8 +209,8 @@ struct State {
     frame: Option<i64>,
     /// Registers of the convention that hold what they held at the entry.
     intact: Set,
-    /// Where on the stack such registers were saved, in bytes below the entry's: register by place.
-    saved: Rc<BTreeMap<i64, u32>>,
+    /// Where on the stack each of them was saved, in bytes below the entry's stack pointer.
+    saved: Rc<BTreeMap<u32, i64>>,
 }
 
 impl State {
@@ -221,7 +221,14 @@ impl State {
             self.frame = None;
         }
         if self.saved != other.saved {
-            Rc::make_mut(&mut self.saved).retain(|place, register| other.saved.get(place) == Some(register));
+            Rc::make_mut(&mut self.saved).retain(|register, place| other.saved.get(register) == Some(place));
+        }
+    }
+
+    /// Forgets what was saved at places that are not wanted any more.
+    fn forget(&mut self, lost: impl Fn(u32, i64) -> bool) {
+        if self.saved.iter().any(|(register, place)| lost(*register, *place)) {
+            Rc::make_mut(&mut self.saved).retain(|register, place| !lost(*register, *place));
         }
     }
 }
@@ -348,12 +355,12 @@ impl Walk<'_> {
             if target.code && relocation.kind != Kind::Low {
                 faults.add(Promise::Relocations, self.place(at), "takes the address of code");
             }
-            if i.stores && !target.writable {
-                faults.add(Promise::Memory, self.place(at), format!("stores to {}", target.name));
+            if i.stores > 0 && (!target.writable || relocation.offset + i.stores > target.size as u64) {
+                faults.add(Promise::Memory, self.place(at), format!("stores to {}, or beyond", target.name));
             }
         }
         if let Some(to) = i.beside
-            && (i.stores || to < self.function.start || to >= self.function.end)
+            && (i.stores > 0 || to < self.function.start || to >= self.function.end)
         {
             faults.add(Promise::Memory, self.place(at), "reads outside its function, or stores beside its code");
         }
@@ -393,7 +400,7 @@ impl Walk<'_> {
         if let Some(access) = i.access.as_ref().filter(|a| !a.store)
             && let Some(place) = self.lies(access, &before)
         {
-            for (register, _) in access.registers.iter().filter(|(r, offset)| before.saved.get(&(place - offset)) == Some(r)) {
+            for (register, _) in access.registers.iter().filter(|(r, offset)| before.saved.get(r) == Some(&(place - offset))) {
                 if *register == stack {
                     state.stack = first;
                     known = true;
@@ -410,6 +417,9 @@ impl Walk<'_> {
             faults.add(Promise::Stack, self.place(at), "takes more off the stack than was put there");
             return false;
         }
+        // What lies below the stack is anybody's.
+        let top = state.stack;
+        state.forget(|_, place| place > top);
         self.summary.stack = self.summary.stack.max(state.stack);
         if let Flow::Call(field) = i.flow {
             self.call(at, field, state, faults);
@@ -433,12 +443,13 @@ impl Walk<'_> {
         if place > top || place - access.bytes < first - save_area {
             faults.add(Promise::Stack, self.place(at), "stores outside its frame");
         }
-        let saved = Rc::make_mut(&mut state.saved);
-        saved.retain(|there, register| *there <= place - access.bytes || there - self.convention.bytes(*register) >= place);
+        let end = place - access.bytes;
+        state.forget(|register, there| there > end && there - self.convention.bytes(register) < place);
         for (register, offset) in &access.registers {
             // The stack pointer is worth keeping while it is that of the entry.
-            if state.intact & one(*register) != 0 || *register == stack && state.stack == first {
-                saved.insert(place - offset, *register);
+            let kept = state.intact & one(*register) != 0 || *register == stack && state.stack == first;
+            if kept && !state.saved.contains_key(register) {
+                Rc::make_mut(&mut state.saved).insert(*register, place - offset);
             }
         }
     }
@@ -455,6 +466,8 @@ impl Walk<'_> {
         };
         self.summary.stack = self.summary.stack.max(state.stack + callee.stack);
         state.intact &= !callee.changes & !self.convention.link.map_or(0, one);
+        let callers = state.stack - self.convention.save_area;
+        state.forget(|_, place| place > callers);
         if callee.changes & one(self.convention.frame) != 0 {
             state.frame = None;
         }

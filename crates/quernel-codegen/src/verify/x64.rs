@@ -5,7 +5,7 @@ use super::{
     registers::{FLOAT, Set, one},
     walk::{Access, Decoded, Flow, Special, Stack},
 };
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use std::collections::BTreeMap;
 
 /// Instructions on general registers that code consists of.
@@ -77,11 +77,19 @@ const GENERAL: &[&str] = &[
     "xor",
 ];
 
+/// Bytes before an opcode: repetition, lock, segments, sizes of operands and addresses.
+const LEGACY_PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+
 pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> Option<Decoded> {
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
     let i = decoder.decode();
     if i.is_invalid() || i.segment_prefix() != Register::None || i.has_lock_prefix() || i.has_rep_prefix() && i.mnemonic() != Mnemonic::Ret
     {
+        return None;
+    }
+    // What makes a jump or a return of another size differs between makers of CPUs.
+    let flows = i.flow_control() != FlowControl::Next;
+    if flows && LEGACY_PREFIXES.contains(code.first()?) || i.memory_base() == Register::EIP {
         return None;
     }
     let fields = decoder.get_constant_offsets(&i);
@@ -109,7 +117,9 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
     }
     if i.is_ip_rel_memory_operand() {
         let field = at + fields.displacement_offset() as u64;
-        if relocations.contains_key(&field) { out.relocated = Some(field) } else { out.beside = Some(i.memory_displacement64()) }
+        // An immediate behind the distance would move what it counts from.
+        let last = fields.displacement_offset() + 4 == i.len();
+        if last && relocations.contains_key(&field) { out.relocated = Some(field) } else { out.beside = Some(i.memory_displacement64()) }
     }
     Some(out)
 }
@@ -124,7 +134,21 @@ fn computes(i: &Instruction, name: &str) -> bool {
         let r = i.op_register(n);
         [Register::XMM0, Register::YMM0, Register::ZMM0].iter().any(|f| is(r, *f, 32)) || is(r, Register::K0, 8)
     };
-    let odd = ["maskmovdqu", "vmaskmovdqu", "movnt", "vmovnt"].iter().any(|s| name.starts_with(s));
+    // Stores past the caches, and keys that are the CPU's.
+    const ODD: [&str; 11] = [
+        "maskmovdqu",
+        "vmaskmovdqu",
+        "movnt",
+        "vmovnt",
+        "loadiwkey",
+        "aesenc128",
+        "aesenc256",
+        "aesdec128",
+        "aesdec256",
+        "aesencwide",
+        "aesdecwide",
+    ];
+    let odd = ODD.iter().any(|s| name.starts_with(s));
     // Segments, control and debug registers are operands of moves, too.
     let known = |n: u32| i.op_kind(n) != OpKind::Register || vector(n) || is(i.op_register(n), Register::AL, Register::R15 as u32);
     (0..i.op_count()).all(known)
@@ -159,7 +183,7 @@ fn effects(i: &Instruction, out: &mut Decoded) {
     for memory in info.used_memory() {
         let stores = writes(memory.access());
         if i.is_ip_rel_memory_operand() {
-            out.stores |= stores;
+            out.stores = if stores { memory.memory_size().size() as u64 } else { out.stores };
         }
         let base = memory.base();
         if [Register::RSP, Register::RBP].contains(&base) && memory.index() == Register::None {
@@ -186,7 +210,7 @@ fn moved(i: &Instruction, store: bool) -> Option<u32> {
         }
         _ => return None,
     };
-    (i.op_kind(operand) == OpKind::Register).then(|| whole(i.op_register(operand))).flatten()
+    (!i.has_op_mask() && i.op_kind(operand) == OpKind::Register).then(|| whole(i.op_register(operand))).flatten()
 }
 
 fn stack(i: &Instruction) -> Stack {
@@ -196,7 +220,7 @@ fn stack(i: &Instruction) -> Stack {
     let (to_stack, to_frame) = (register(0, Register::RSP), register(0, Register::RBP));
     let immediate = i.op_count() == 2 && !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory);
     match i.mnemonic() {
-        Mnemonic::Pop if to_stack => Stack::Same,
+        Mnemonic::Pop if i.op0_kind() == OpKind::Register && i.op0_register().full_register() == Register::RSP => Stack::Same,
         Mnemonic::Push | Mnemonic::Pop => Stack::Grow(-i64::from(i.stack_pointer_increment())),
         Mnemonic::Sub if to_stack && immediate => Stack::Grow(i.immediate(1) as i64),
         Mnemonic::Add if to_stack && immediate => Stack::Grow((i.immediate(1) as i64).wrapping_neg()),

@@ -105,9 +105,10 @@ fn fitting(header: &str, object: &[u8]) -> String {
         *line = format!("#define NET_OBJECT_HASH \"{:016x}\"", fnv1a(object));
     }
     // The hash of all other lines.
-    lines.retain(|l| !l.starts_with("#define NET_HEADER_HASH "));
+    let place = lines.iter().position(|l| l.starts_with("#define NET_HEADER_HASH ")).unwrap();
+    lines.remove(place);
     let own = format!("#define NET_HEADER_HASH \"{:016x}\"", fnv1a(lines.join("\n").as_bytes()));
-    lines.push(own);
+    lines.insert(place, own);
     lines.join("\n")
 }
 
@@ -297,6 +298,8 @@ fn forged_headers_are_noticed() {
         ("behind a comment", arena, format!("/**/ {arena}0 /*\n{arena}\n*/")),
         ("in a comment of one line", arena, format!("// \\\n{arena}")),
         ("in text", arena, format!("\"/*\"\n{arena}\n\"*/\"")),
+        ("never read by C", arena, "".into()),
+        ("ended by a carriage return", arena, format!("/* *\\\r/\n#undef NET_ARENA_SIZE\n#define NET_ARENA_SIZE 64\n/* */\n{arena}")),
         ("never read", arena, format!("#if 0\n{arena}\n#endif")),
         ("a line that goes on", arena, format!("{arena}\\\n0")),
         ("a line that goes on by three characters", arena, format!("{arena}?\u{3f}/\n0")),
@@ -311,7 +314,10 @@ fn forged_headers_are_noticed() {
         ("a comment without an end", "#ifdef __cplusplus\n}", "/*".into()),
         ("another order", run, format!("#ifdef __cplusplus\n#endif\n{run}")),
     ] {
-        let changed = header.replace(from, &to);
+        let mut changed = header.replace(from, &to);
+        if what == "never read by C" {
+            changed = changed.replace("extern \"C\" {", &format!("extern \"C\" {{\n{from}"));
+        }
         assert!(changed != header, "{what}");
         caught(what, Promise::Header, verify(&bytes, Some(&fitting(&changed, &bytes))));
     }
