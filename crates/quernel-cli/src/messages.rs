@@ -6,7 +6,7 @@ use quernel::{
     Failure, Progress,
     ir::{Class, Code, Diagnostic, diag::Remark},
 };
-use std::{cell::RefCell, path::Path, process::ExitCode};
+use std::{cell::RefCell, io::Write, path::Path, process::ExitCode};
 
 /// Where messages go.
 pub struct Messages {
@@ -24,8 +24,8 @@ impl Messages {
         self.end_progress();
         for d in &failure.0 {
             match self.format {
-                ErrorFormat::Human => anstream::eprintln!("{}", painted(d)),
-                ErrorFormat::Json => eprintln!("{}", json(d)),
+                ErrorFormat::Human => said(&painted(d)),
+                ErrorFormat::Json => said(&json(d)),
             }
         }
         if self.format == ErrorFormat::Human {
@@ -35,7 +35,7 @@ impl Messages {
                 n => format!("{n} errors"),
             };
             if let Some(code) = first {
-                eprintln!("{count}; `quernel explain {code}` says more");
+                said(&format!("{count}; `quernel explain {code}` says more"));
             }
         }
         let bug = failure.0.iter().any(|d| d.code.class() == Class::Bug);
@@ -60,24 +60,24 @@ impl Messages {
         let mut hidden = 0;
         for r in remarks {
             if all || matches!(r.by.as_str(), "calibrate" | "options") {
-                anstream::eprintln!("{r}");
+                said(&r.to_string());
             } else {
                 hidden += 1;
             }
         }
         if hidden > 0 {
-            eprintln!(
+            said(&format!(
                 "{hidden} {} in the report; `quernel compile --remarks` shows {}",
                 if hidden == 1 { "remark" } else { "remarks" },
                 if hidden == 1 { "it" } else { "them" }
-            );
+            ));
         }
     }
 
     /// One line that is not data.
     pub fn note(&self, text: &str) {
         self.end_progress();
-        anstream::eprintln!("{text}");
+        said(text);
     }
 
     /// Moves the progress bar. Nothing is drawn when standard error is not a terminal.
@@ -116,4 +116,9 @@ fn painted(d: &Diagnostic) -> String {
 
 fn json(d: &Diagnostic) -> String {
     quernel::diagnostic_json(d)
+}
+
+/// A line on standard error. Where nobody reads it, it is lost, and nothing else.
+fn said(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
 }

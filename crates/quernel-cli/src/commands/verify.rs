@@ -19,10 +19,11 @@ pub fn run(a: &Verify) -> Result<(), Failure> {
         };
         Failure(faults.into_iter().map(one).collect())
     })?;
+    let all = if header.is_some() { "keeps every promise" } else { "keeps every promise but that of the header, which nobody checked" };
     let with = header.map_or("no header, so no hash was checked".to_owned(), |h| format!("header {}", h.display()));
     setup::print(&format!(
         "{file}: {} for {}, {with}\n{} functions, {} instructions in {} bytes; {} relocations; {} bytes of constants, {} writable\n\
-         stack: {} bytes found, {} promised\nkeeps every promise\n",
+         stack: {} bytes found, {} promised\n{all}\n",
         v.name,
         v.target,
         v.functions,

@@ -79,14 +79,14 @@ fn immediate(w: u32, at: u64, relocations: &BTreeMap<u64, Relocation>, out: &mut
         0b000 | 0b001 => {
             // ADRP only with a relocation; ADR beside the code.
             let near = signed(w, 5, 19) << 2 | i64::from(field(w, 29, 2));
-            match (relocations.contains_key(&at), w >> 31) {
-                (true, _) => out.relocated = Some(at),
+            match (relocations.get(&at).map(|r| r.kind), w >> 31) {
+                (Some(Kind::Page), 1) | (Some(Kind::Distance), 0) => out.relocated = Some(at),
                 (_, 0) => out.beside = Some(at.wrapping_add_signed(near)),
                 _ => out.beside = Some(u64::MAX),
             }
         }
         0b010 => {
-            let relocated = relocations.get(&at).is_some_and(|r| r.kind == Kind::Low);
+            let relocated = w & 0xffc0_0000 == 0x9100_0000 && relocations.get(&at).is_some_and(|r| r.kind == Kind::Low);
             if relocated {
                 out.relocated = Some(at);
             }
@@ -107,7 +107,11 @@ fn immediate(w: u32, at: u64, relocations: &BTreeMap<u64, Relocation>, out: &mut
         }
         // AND, ORR, EOR may have the stack pointer as their result, ANDS not.
         0b100 if field(w, 29, 2) != 3 => out.writes = one(rd),
-        0b100..=0b111 => {}
+        0b100 => {}
+        // Moves of 16 bits; fields of bits; extraction.
+        0b101 if field(w, 29, 2) != 1 => {}
+        0b110 if field(w, 29, 2) != 3 => {}
+        0b111 if field(w, 29, 2) == 0 && field(w, 21, 1) == 0 => {}
         _ => return None,
     }
     Some(())

@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 pub enum Kind {
     /// The distance of a call.
     Call,
-    /// A distance, or part of one, to code or data.
+    /// A distance to code or data.
     Distance,
+    /// The page of an address, or what is above its low part.
+    Page,
     /// The low part of an address whose page another relocation has.
     Low,
 }
@@ -227,6 +229,7 @@ impl File {
         }
         global.sort();
         let prefix = global.iter().find_map(|n| n.strip_suffix("_run")).unwrap_or_default();
+        self.name = prefix.to_owned();
         let expected = entries(prefix);
         if prefix.is_empty() || global != expected {
             faults.add(Promise::Symbols, "file", format!("shows {global:?} instead of one NAME_run, NAME_run_v and NAME_info"));
@@ -234,7 +237,7 @@ impl File {
     }
 
     fn prefix(&self, faults: &mut Faults) -> Option<String> {
-        let name = self.functions.iter().find_map(|f| f.name.strip_suffix("_run"))?.to_owned();
+        let name = self.name.clone();
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || name.starts_with(|c: char| c.is_ascii_digit()) {
             faults.add(Promise::Symbols, name, "is no name in C");
             return None;
@@ -271,7 +274,8 @@ impl File {
                         let section = file.section_by_index(s.section_index()?).ok()?;
                         Some((self.position(section.index().0)?, s.address().wrapping_sub(section.address())))
                     }),
-                    RelocationTarget::Section(index) => self.position(index.0).map(|p| (p, 0)),
+                    // Mach-O adds what lies at the place to a section's address.
+                    RelocationTarget::Section(index) if self.format != BinaryFormat::MachO => self.position(index.0).map(|p| (p, 0)),
                     _ => None,
                 };
                 let Some((section, symbol)) = target else {
@@ -358,19 +362,20 @@ fn listed(architecture: Architecture, flags: RelocationFlags) -> Option<Kind> {
         },
         (Architecture::Aarch64, RelocationFlags::Elf { r_type }) => match r_type {
             elf::R_AARCH64_CALL26 => Kind::Call,
-            elf::R_AARCH64_ADR_PREL_PG_HI21 | elf::R_AARCH64_ADR_PREL_LO21 => Kind::Distance,
+            elf::R_AARCH64_ADR_PREL_LO21 => Kind::Distance,
+            elf::R_AARCH64_ADR_PREL_PG_HI21 => Kind::Page,
             elf::R_AARCH64_ADD_ABS_LO12_NC => Kind::Low,
             _ => return None,
         },
-        (Architecture::Aarch64, RelocationFlags::MachO { r_type, r_length: 2, .. }) => match r_type {
-            macho::ARM64_RELOC_BRANCH26 => Kind::Call,
-            macho::ARM64_RELOC_PAGE21 => Kind::Distance,
-            macho::ARM64_RELOC_PAGEOFF12 => Kind::Low,
+        (Architecture::Aarch64, RelocationFlags::MachO { r_type, r_pcrel, r_length: 2 }) => match (r_type, r_pcrel) {
+            (macho::ARM64_RELOC_BRANCH26, true) => Kind::Call,
+            (macho::ARM64_RELOC_PAGE21, true) => Kind::Page,
+            (macho::ARM64_RELOC_PAGEOFF12, false) => Kind::Low,
             _ => return None,
         },
         (Architecture::Riscv64, RelocationFlags::Elf { r_type }) => match r_type {
             elf::R_RISCV_CALL_PLT => Kind::Call,
-            elf::R_RISCV_PCREL_HI20 => Kind::Distance,
+            elf::R_RISCV_PCREL_HI20 => Kind::Page,
             elf::R_RISCV_PCREL_LO12_I => Kind::Low,
             _ => return None,
         },

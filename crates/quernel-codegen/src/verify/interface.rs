@@ -1,9 +1,12 @@
 //! What an object says of itself, and its header.
 
-use crate::header::{comment, hash};
+use crate::{
+    ABI_VERSION,
+    header::{comment, hash},
+};
 
 use super::{Fault, Faults, Promise, file::File};
-use quernel_ir::tensor::fnv1a;
+use quernel_ir::{program::ALIGN, tensor::fnv1a};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -58,7 +61,10 @@ pub fn check(file: &File, object: &[u8], header: Option<&str>, faults: &mut Faul
     if ports.any(|p| p["dims"].as_array().is_none_or(|dims| dims.iter().any(|d| d.as_u64().is_none()))) {
         fault("has extents that are no numbers".into());
     }
-    if !align.is_power_of_two() || arena % align != 0 && arena != 0 {
+    if info["abi"] != ABI_VERSION {
+        fault(format!("has calls of version {}", info["abi"]));
+    }
+    if align != ALIGN || arena % align != 0 {
         fault(format!("has an arena of {arena} bytes aligned to {align}"));
     }
     if let Some(header) = header {
@@ -85,7 +91,7 @@ fn header_faults(name: &str, info: &Value, object: &[u8], header: &str) -> Vec<S
     let mut defined: BTreeMap<&str, &str> = BTreeMap::new();
     let mut faults = Vec::new();
     let Some(text) = without_comments(header) else {
-        return vec!["has a comment that does not end, or a line that goes on in the next".into()];
+        return vec!["has a comment that does not end, a line that goes on in the next, or characters that are no text".into()];
     };
     // What is left is what a compiler sees, and nothing else may be there.
     let mut rest = Vec::new();
@@ -133,12 +139,7 @@ fn header_faults(name: &str, info: &Value, object: &[u8], header: &str) -> Vec<S
             let key = if ports.len() == 1 { format!("{upper}_{kind}") } else { format!("{upper}_{kind}_{i}") };
             let dims = port["dims"].as_array().cloned().unwrap_or_default();
             let count = dims.iter().filter_map(Value::as_u64).fold(1u64, u64::wrapping_mul);
-            let width = match port["type"].as_str().unwrap_or_default().trim_start_matches(|c: char| c.is_ascii_alphabetic()) {
-                "64" => 8,
-                "32" => 4,
-                "16" => 2,
-                _ => 1,
-            };
+            let width = u64::from(bits(port["type"].as_str().unwrap_or_default()).div_ceil(8));
             expected.push((format!("{key}_NAME"), format!("\"{}\"", comment(port["name"].as_str().unwrap_or_default()))));
             expected.push((format!("{key}_SIZE"), count.to_string()));
             expected.push((format!("{key}_BYTES"), count.wrapping_mul(width).to_string()));
@@ -164,7 +165,8 @@ fn header_faults(name: &str, info: &Value, object: &[u8], header: &str) -> Vec<S
 /// A header without its comments; `None` where one does not end, or where a line goes on in the next.
 fn without_comments(header: &str) -> Option<String> {
     let header = header.replace("\r\n", "\n");
-    if header.contains('\r') || header.lines().any(|l| l.trim_end().ends_with('\\') || l.contains("??/")) {
+    let plain = |c: char| c.is_ascii_graphic() || c == ' ' || c == '\n';
+    if !header.chars().all(plain) || header.lines().any(|l| l.trim_end().ends_with('\\') || l.contains("??/")) {
         return None;
     }
     let (mut out, mut rest, mut quoted) = (String::new(), header.as_str(), false);
@@ -195,19 +197,25 @@ fn parameters(info: &Value) -> String {
     all.join(", ")
 }
 
-/// The type in C of an element that the text of the object names.
+/// The bits of an element that the text of the object names; a `bool` has a byte.
+fn bits(element: &str) -> u32 {
+    element.trim_start_matches(|c: char| c.is_ascii_alphabetic()).parse().unwrap_or(8)
+}
+
+/// Its type in C.
 fn c_type(element: &str) -> &'static str {
-    match element {
-        "f64" => "double",
-        "f32" => "float",
-        "i64" => "long long",
-        "i32" => "int",
-        "i16" => "short",
-        "i8" => "signed char",
-        "u64" => "unsigned long long",
-        "u32" => "unsigned int",
+    match (element.as_bytes().first(), element.contains('f'), bits(element)) {
+        (_, true, 64) => "double",
+        (_, true, 32) => "float",
         // 16-bit floats are their bits.
-        "u16" | "f16" | "bf16" => "unsigned short",
-        _ => "unsigned char",
+        (_, true, _) => "unsigned short",
+        (Some(b'i'), _, 0..=8) => "signed char",
+        (Some(b'i'), _, 9..=16) => "short",
+        (Some(b'i'), _, 17..=32) => "int",
+        (Some(b'i'), ..) => "long long",
+        (_, _, 0..=8) => "unsigned char",
+        (_, _, 9..=16) => "unsigned short",
+        (_, _, 17..=32) => "unsigned int",
+        _ => "unsigned long long",
     }
 }

@@ -6,8 +6,8 @@ use object::{
     Endianness, LittleEndian, Object, ObjectSection, SectionFlags, SymbolFlags, elf, macho, pe,
     read::{
         coff::CoffHeader,
-        elf::{FileHeader, SectionHeader},
-        macho::MachHeader,
+        elf::{FileHeader, SectionHeader, SectionTable},
+        macho::{MachHeader, Segment},
     },
 };
 
@@ -15,7 +15,7 @@ use object::{
 pub fn check(file: &object::File<'_>, bytes: &[u8], faults: &mut Faults) {
     let sound = match file.format() {
         object::BinaryFormat::Elf => elf_sections(bytes, faults).is_ok(),
-        object::BinaryFormat::MachO => load_commands(bytes, faults).is_ok() && macho_sections(file, faults),
+        object::BinaryFormat::MachO => load_commands(file, bytes, faults).is_ok() && macho_sections(file, faults),
         object::BinaryFormat::Coff => coff_header(bytes, faults).is_ok() && coff_sections(file, faults),
         _ => false,
     };
@@ -65,8 +65,20 @@ fn elf_sections(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
         let found = (name.as_str(), section.sh_type(endian), section.sh_flags(endian));
         // Symbols count from the start of their section for linkers, from its address for some readers.
         let once = number(name) as usize == i && section.sh_addr(endian) == 0;
-        let linked = name != ".rela.text" || section.sh_link(endian) == number(".symtab") && section.sh_info(endian) == number(".text");
-        if !KNOWN.contains(&found) || !once || !linked {
+        // Readers pass over a table whose size is not that of its entries, linkers do not.
+        let entries = match section.sh_type(endian) {
+            elf::SHT_RELA | elf::SHT_SYMTAB => section.sh_entsize(endian) == 24 && section.sh_size(endian) % 24 == 0,
+            _ => true,
+        };
+        let linked = match name.as_str() {
+            ".rela.text" => (section.sh_link(endian), section.sh_info(endian)) == (number(".symtab"), number(".text")),
+            // Linkers take the symbols before this one for local, whatever they say.
+            ".symtab" => (section.sh_link(endian), section.sh_info(endian)) == (number(".strtab"), first_global(&sections, endian, bytes)?),
+            _ => (section.sh_link(endian), section.sh_info(endian)) == (0, 0),
+        };
+        let align = section.sh_addralign(endian);
+        let entries = entries && (align == 0 || align.is_power_of_two() && align <= 4096);
+        if !KNOWN.contains(&found) || !once || !linked || !entries {
             stranger(name, faults);
         }
     }
@@ -77,8 +89,22 @@ fn elf_sections(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
     Ok(())
 }
 
+/// The first symbol that is not local.
+fn first_global(sections: &SectionTable<'_, elf::FileHeader64<Endianness>>, endian: Endianness, bytes: &[u8]) -> object::read::Result<u32> {
+    let symbols = sections.symbols(endian, bytes, elf::SHT_SYMTAB)?;
+    Ok(symbols.iter().take_while(|s| s.st_bind() == elf::STB_LOCAL).count() as u32)
+}
+
 fn coff_header(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
-    let header = pe::ImageFileHeader::parse(bytes, &mut 0)?;
+    let mut offset = 0;
+    let header = pe::ImageFileHeader::parse(bytes, &mut offset)?;
+    // The count of relocations is elsewhere where it is too large for its place, and only there.
+    for section in header.sections(bytes, offset)?.iter() {
+        let elsewhere = section.characteristics.get(LittleEndian) & pe::IMAGE_SCN_LNK_NRELOC_OVFL != 0;
+        if elsewhere != (section.number_of_relocations.get(LittleEndian) == u16::MAX) {
+            faults.add(Promise::Relocations, "file", "counts relocations in two ways");
+        }
+    }
     if header.size_of_optional_header.get(LittleEndian) != 0 || header.characteristics.get(LittleEndian) != 0 {
         faults.add(Promise::Format, "file", "has a header that no object has");
     }
@@ -125,7 +151,7 @@ fn macho_sections(file: &object::File<'_>, faults: &mut Faults) -> bool {
 }
 
 /// Commands to a linker may name libraries, among others.
-fn load_commands(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
+fn load_commands(file: &object::File<'_>, bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> {
     let header = macho::MachHeader64::<Endianness>::parse(bytes, 0)?;
     let endian = header.endian()?;
     // The sections of an object may be taken apart at its symbols.
@@ -133,10 +159,25 @@ fn load_commands(bytes: &[u8], faults: &mut Faults) -> object::read::Result<()> 
         faults.add(Promise::Format, "file", "has a header that no object has");
     }
     let mut commands = header.load_commands(endian, bytes, 0)?;
+    let mut relocations = 0;
+    let mut seen = Vec::new();
     while let Some(command) = commands.next()? {
+        if seen.contains(&command.cmd()) {
+            faults.add(Promise::Format, "file", format!("has the load command {:#x} twice", command.cmd()));
+        }
+        seen.push(command.cmd());
+        if let Some((segment, data)) = command.segment_64()? {
+            for section in segment.sections(endian, data)? {
+                relocations += u64::from(section.nreloc.get(endian));
+            }
+        }
         if ![macho::LC_SEGMENT_64, macho::LC_SYMTAB, macho::LC_DYSYMTAB, macho::LC_BUILD_VERSION].contains(&command.cmd()) {
             faults.add(Promise::Format, "file", format!("has the load command {:#x}, which no object has", command.cmd()));
         }
+    }
+    // Some are passed over.
+    if file.sections().map(|s| s.relocations().count() as u64).sum::<u64>() != relocations {
+        faults.add(Promise::Relocations, "file", "has relocations of a kind that is not listed");
     }
     Ok(())
 }

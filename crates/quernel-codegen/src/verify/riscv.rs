@@ -36,7 +36,7 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
                     out.length = 8;
                     out.flow = Flow::Call(at);
                 }
-                Some(Kind::Distance) => out.relocated = Some(at),
+                Some(Kind::Page) if rd != 0 => out.relocated = Some(at),
                 _ => beside(w, next, at, &mut out),
             }
         }
@@ -70,8 +70,8 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
         0x23 | 0x27 if opcode == 0x23 && kind <= 3 || opcode == 0x27 && kind != 4 => {
             out.writes = 0;
             if opcode == 0x27 && !matches!(kind, 1..=3) {
-                // A vector has at least so many bytes.
-                stack(rs1, 0, 16, true, None, &mut out);
+                // A vector register has 16 bytes or more.
+                stack(rs1, 0, 16 * (i64::from(w >> 29) + 1), true, None, &mut out);
             } else {
                 let distance = (w >> 25) << 5 | w >> 7 & 31;
                 let distance = i64::from((distance << 20) as i32 >> 20);
@@ -86,8 +86,10 @@ pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> 
                 );
             }
         }
+        // With the first register as their result these are hints, of which one is to do nothing.
+        0x13 if rd == 0 && w != 0x13 => out.special = Special::System,
         0x13 => {
-            if low_part {
+            if low_part && kind == 0 {
                 out.relocated = Some(at);
             }
             out.stack = match (rd, rs1) {

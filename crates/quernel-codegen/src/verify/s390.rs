@@ -237,7 +237,12 @@ fn flow(b: &Bytes, at: u64, relocations: &BTreeMap<u64, Relocation>, out: &mut D
         (0x07, _) => {
             out.flow = match (r1, low) {
                 (15, LINK) => Flow::Return,
-                (0, _) | (_, 0) => Flow::Next,
+                (0, _) => Flow::Next,
+                // It waits for stores.
+                (_, 0) => {
+                    out.special = Special::System;
+                    Flow::Next
+                }
                 _ => Flow::Indirect,
             }
         }

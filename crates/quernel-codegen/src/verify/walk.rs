@@ -6,7 +6,7 @@ use super::{
     registers::{self, Convention, Set, one},
     riscv, s390, x64,
 };
-use object::Architecture;
+use object::{Architecture, BinaryFormat};
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
@@ -109,7 +109,7 @@ impl Decoded {
 #[derive(Default)]
 pub struct Walked {
     pub instructions: usize,
-    /// The deepest stack of a call of `NAME_run`.
+    /// The deepest stack of a call of an entry.
     pub stack: usize,
 }
 
@@ -152,8 +152,8 @@ pub fn walk(file: &File, promised: Option<usize>, faults: &mut Faults) -> Walked
                 format!("returns with other values in registers that calls keep: {names}"),
             );
         }
-        if entry == Some("_run") {
-            walked.stack = summary.stack as usize;
+        if entry.is_some() {
+            walked.stack = walked.stack.max(summary.stack as usize);
             if promised.is_some_and(|p| summary.stack > p as i64) {
                 let promised = promised.unwrap_or(0);
                 faults.add(
@@ -199,6 +199,9 @@ fn callees_first(file: &File) -> Vec<usize> {
     }
     order
 }
+
+/// An instruction is looked at once for each of its bytes at most, on average; in small functions so many times more.
+const SPARE_VISITS: u64 = 1000;
 
 /// What is known at an instruction, on every path there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -247,6 +250,8 @@ impl Walk<'_> {
     fn all(&mut self, faults: &mut Faults) {
         let entry = State { stack: self.convention.first, frame: None, intact: self.convention.kept, saved: Rc::default() };
         let mut open = vec![(self.function.start, entry)];
+        // Paths that meet in ever other states are walked again and again; those of a compiler seldom are.
+        let mut left = self.function.end - self.function.start + SPARE_VISITS;
         while let Some((mut at, mut state)) = open.pop() {
             loop {
                 if !self.enter(at, &mut state, faults) {
@@ -259,6 +264,10 @@ impl Walk<'_> {
                 if at + i.length > self.function.end || self.seen.range(at + 1..at + i.length).next().is_some() {
                     faults.add(Promise::Code, self.place(at), "reaches into another instruction or function");
                     break;
+                }
+                left -= 1;
+                if left == 0 {
+                    return faults.add(Promise::Code, self.place(at), "is reached on too many different paths");
                 }
                 self.seen.insert(at, (i.length, state.clone()));
                 self.check(at, &i, faults);
@@ -341,7 +350,11 @@ impl Walk<'_> {
         // A relocation inside the instruction must be the one it has a place for.
         for (offset, relocation) in relocations.range(at..at + i.length) {
             let expected = match (i.flow, i.relocated) {
-                (Flow::Call(field), _) => field == *offset && relocation.kind != Kind::Low,
+                // COFF has one kind for both.
+                (Flow::Call(field), _) => {
+                    field == *offset
+                        && (relocation.kind == Kind::Call || self.file.format == BinaryFormat::Coff && relocation.kind == Kind::Distance)
+                }
                 (_, Some(field)) => field == *offset && relocation.kind != Kind::Call,
                 _ => false,
             };

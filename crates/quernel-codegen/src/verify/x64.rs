@@ -83,8 +83,14 @@ const LEGACY_PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x6
 pub fn decode(code: &[u8], at: u64, relocations: &BTreeMap<u64, Relocation>) -> Option<Decoded> {
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
     let i = decoder.decode();
-    if i.is_invalid() || i.segment_prefix() != Register::None || i.has_lock_prefix() || i.has_rep_prefix() && i.mnemonic() != Mnemonic::Ret
-    {
+    // Prefixes of strings start transactions as well.
+    let prefixed = i.has_lock_prefix() || i.has_rep_prefix() || i.has_repne_prefix() || i.has_xacquire_prefix() || i.has_xrelease_prefix();
+    if i.is_invalid() || i.segment_prefix() != Register::None || prefixed {
+        return None;
+    }
+    // Nothing lies at an address that is a number.
+    let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+    if memory && i.memory_base() == Register::None && i.memory_index() == Register::None && i.mnemonic() != Mnemonic::Lea {
         return None;
     }
     // What makes a jump or a return of another size differs between makers of CPUs.
@@ -134,8 +140,9 @@ fn computes(i: &Instruction, name: &str) -> bool {
         let r = i.op_register(n);
         [Register::XMM0, Register::YMM0, Register::ZMM0].iter().any(|f| is(r, *f, 32)) || is(r, Register::K0, 8)
     };
-    // Stores past the caches, and keys that are the CPU's.
-    const ODD: [&str; 11] = [
+    // Stores past the caches, keys that are the CPU's, registers that are those of x87.
+    const ODD: [&str; 12] = [
+        "cvtpi2",
         "maskmovdqu",
         "vmaskmovdqu",
         "movnt",

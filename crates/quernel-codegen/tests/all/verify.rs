@@ -185,6 +185,16 @@ fn changed_structure_is_noticed() {
     }
     let table = elf.section(".rela.text");
     check("relocations of another table", Format, &|b| b[table + HEADER.link] ^= 1);
+    for added in [1u8, 255, 8] {
+        check(&format!("relocations of {added} bytes more"), Format, &|b| {
+            b[table + HEADER.size] = b[table + HEADER.size].wrapping_add(added)
+        });
+    }
+    check("relocations of another size", Format, &|b| b[table + HEADER.entries] = 23);
+    let symbols = elf.any_section(".symtab");
+    check("symbols that are taken for local", Format, &|b| b[symbols + HEADER.link + 4] += 1);
+    check("symbols of another table of names", Format, &|b| b[symbols + HEADER.link] ^= 1);
+    check("an alignment that is none", Format, &|b| b[text + HEADER.align] = 3);
     check("relocations that are loaded", Format, &|b| b[table + HEADER.flags] |= 2);
     check("code at an address", Format, &|b| b[text + HEADER.address] = 64);
     check("constants at an address", Format, &|b| b[constants + HEADER.address] = 64);
@@ -320,6 +330,32 @@ fn forged_headers_are_noticed() {
         }
         assert!(changed != header, "{what}");
         caught(what, Promise::Header, verify(&bytes, Some(&fitting(&changed, &bytes))));
+    }
+}
+
+/// A relocation of another listed kind would put the bits of one address into an instruction for another.
+#[test]
+fn relocations_fit_their_instructions() {
+    for (triple, kinds) in [(ARM, &[274u32, 275, 277, 283][..]), (RISCV, &[19, 23, 24]), (S390X, &[19, 20])] {
+        let (bytes, header) = made(triple, "generic", None, &program(panels(4), false));
+        let elf = Elf::new(&bytes);
+        let mut tried = 0;
+        for at in elf.relocations(".rela.text") {
+            // The two halves of a number of 64 bits.
+            let field = at + if triple == S390X { RELOCATION.symbol } else { RELOCATION.kind };
+            let number = |b: &[u8]| {
+                let word: [u8; 4] = b[..4].try_into().unwrap();
+                if triple == S390X { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
+            };
+            let old = number(&bytes[field..]);
+            for kind in kinds.iter().filter(|k| **k != old) {
+                let mut changed = bytes.clone();
+                changed[field..field + 4].copy_from_slice(&if triple == S390X { kind.to_be_bytes() } else { kind.to_le_bytes() });
+                assert!(verify(&changed, Some(&fitting(&header, &changed))).is_err(), "{triple}: kind {kind} in place of {old}");
+                tried += 1;
+            }
+        }
+        assert!(tried > 10, "{triple}: {tried}");
     }
 }
 

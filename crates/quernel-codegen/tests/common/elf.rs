@@ -13,8 +13,10 @@ pub struct Header {
     pub address: usize,
     pub size: usize,
     pub link: usize,
+    pub align: usize,
+    pub entries: usize,
 }
-pub const HEADER: Header = Header { flags: 8, address: 16, size: 32, link: 40 };
+pub const HEADER: Header = Header { flags: 8, address: 16, size: 32, link: 40, align: 48, entries: 56 };
 pub struct Relocation {
     pub offset: usize,
     pub kind: usize,
