@@ -17,7 +17,7 @@ pub fn run(a: &Opt, messages: &Messages) -> Result<(), Failure> {
     if let Some(out) = a.output.as_deref().filter(|o| o.as_os_str() != "-") {
         artifacts::possible(out)?;
         let read: Vec<PathBuf> = std::iter::once(&a.file).chain(&a.ranges).cloned().collect();
-        artifacts::apart([out].into_iter(), &read)?;
+        artifacts::apart([out], &read)?;
     }
     let text = read_text(&a.file)?;
     let (graph, remarks) = quernel::opt(&text, &a.passes, &options).map_err(|f| f.in_file(&a.file.display().to_string()))?;
