@@ -49,6 +49,8 @@ pub(crate) struct Draft {
     pub reads: Vec<Span>,
     pub writes: Vec<Span>,
     pub origin: Origin,
+    /// The layer it is a step of, by number.
+    pub layer: usize,
 }
 
 /// The program under construction.
@@ -73,6 +75,8 @@ pub(crate) struct Build<'a> {
     /// The node being lowered.
     pub origin: Origin,
     pub at: Option<Node>,
+    /// Number of the layer that steps belong to.
+    pub layer: usize,
     pub weight_bytes: usize,
     pub largest_sum: Option<i64>,
 }
@@ -95,6 +99,7 @@ impl<'a> Build<'a> {
             blob_contents: BTreeMap::new(),
             origin: Origin::default(),
             at: None,
+            layer: 0,
             weight_bytes: 0,
             largest_sum: None,
         };
@@ -266,7 +271,7 @@ impl<'a> Build<'a> {
 
     /// Appends a step.
     pub fn emit(&mut self, what: What, reads: Vec<Span>, writes: Vec<Span>) {
-        self.drafts.push(Draft { what, reads, writes, origin: self.origin.clone() });
+        self.drafts.push(Draft { what, reads, writes, origin: self.origin.clone(), layer: self.layer });
     }
 
     /// Where a value lies; constants come into being here.

@@ -6,6 +6,7 @@
 //!   holding its zero point, so that the convolution sees no edge.
 //! * What a concatenation, a padding or a graph output will hold is written in place by its producer where possible.
 //! * Zero points fold into biases; every 32-bit sum is proven to fit, per output channel, with the real weights.
+//! * Layers that follow each other over large tensors run in strips of rows, so that those tensors never exist as a whole.
 //! * The arena is planned from the lifetimes of buffers.
 //!
 //! Lowering is deterministic and makes no choice that depends on the target.
@@ -25,22 +26,25 @@ mod plan;
 mod pools;
 mod proof;
 mod rows;
+mod strips;
 mod view;
 
 use build::Build;
 use quernel_ir::{Def, Diagnostic, Program, Verified, diag::Remark};
-use std::ops::Range;
+pub use strips::Strips;
 
 /// Choices of lowering.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Let element-wise steps overwrite an operand that dies there.
     pub in_place: bool,
+    /// Let chains of layers over large tensors run in strips of rows.
+    pub strips: Option<Strips>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { in_place: true }
+        Self { in_place: true, strips: Some(Strips::default()) }
     }
 }
 
@@ -51,7 +55,7 @@ pub struct Lowered {
     pub program: Program,
     /// Facts that stopped nothing.
     pub remarks: Vec<Remark>,
-    /// Graph nodes that became steps, in order of execution. Their step ranges follow each other without gaps.
+    /// Graph nodes that became steps, in the order of the graph. Every step belongs to one of them.
     pub layers: Vec<Layer>,
 }
 
@@ -66,8 +70,8 @@ pub struct Layer {
     pub macs: u64,
     /// Bytes the weights need at their bit width, without padding or biases.
     pub weight_bytes: usize,
-    /// Its steps.
-    pub steps: Range<usize>,
+    /// Its steps, in order of execution. Layers in strips take turns.
+    pub steps: Vec<usize>,
     /// Whether it reads quantized values.
     pub integer: bool,
     /// The largest magnitude its 32-bit sums can reach, from the proof that they fit; `None` where there is none.
@@ -102,12 +106,13 @@ pub fn lower(g: &Verified<'_>, options: &Options) -> Result<Lowered, Vec<Diagnos
             layers.push(Layer {
                 name: g.describe(node),
                 kind: data.op.mnemonic(),
-                macs: build.drafts[first..].iter().map(|d| d.what.macs()).sum(),
+                macs: 0,
                 weight_bytes: build.weight_bytes,
-                steps: first..build.drafts.len(),
+                steps: vec![],
                 integer: data.args.iter().any(|&a| g.ty(a).elem.quant().is_some()),
                 largest_sum: build.largest_sum,
             });
+            build.layer += 1;
         }
     }
     if !faults.is_empty() {
@@ -121,10 +126,18 @@ pub fn lower(g: &Verified<'_>, options: &Options) -> Result<Lowered, Vec<Diagnos
             kind: "output",
             macs: 0,
             weight_bytes: 0,
-            steps: first..build.drafts.len(),
+            steps: vec![],
             integer: false,
             largest_sum: None,
         });
+    }
+    if let Some(strips) = options.strips {
+        build.strips(strips, options.in_place);
+    }
+    for (i, draft) in build.drafts.iter().enumerate() {
+        let layer = &mut layers[draft.layer];
+        layer.steps.push(i);
+        layer.macs += draft.what.macs();
     }
     let (program, remarks) = build.finish(options).map_err(|fault| vec![fault])?;
     Ok(Lowered { program, remarks, layers })

@@ -148,7 +148,7 @@ impl Build<'_> {
     }
 
     /// Fills runs of `len` elements, repeated (extent, step).
-    fn fill_runs(&mut self, (buf, width, bits): (Buf, usize, u64), repeat: &[(usize, usize)], start: usize, len: usize) {
+    pub fn fill_runs(&mut self, (buf, width, bits): (Buf, usize, u64), repeat: &[(usize, usize)], start: usize, len: usize) {
         if len == 0 {
             return;
         }

@@ -39,7 +39,8 @@ const MOST_TRIES: usize = 3000;
 /// Contemporaries among which a gap is sought in the order of birth.
 const SEARCH: usize = 1024;
 
-pub(crate) fn plan(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool) -> Plan {
+/// The life of every buffer that has a place of its own, and which buffer's place each has.
+fn lives(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool) -> (Vec<Life>, Vec<usize>) {
     let mut lives: Vec<Option<Life>> = vec![None; bufs.len()];
     for (step, d) in drafts.iter().enumerate() {
         for s in d.reads.iter().chain(&d.writes) {
@@ -54,7 +55,16 @@ pub(crate) fn plan(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool)
     if in_place {
         share(bufs, drafts, &mut lives, &mut host);
     }
-    let live: Vec<Life> = lives.iter().flatten().copied().collect();
+    (lives.into_iter().flatten().collect(), host)
+}
+
+/// Bytes below which no plan for these steps can stay.
+pub(crate) fn bound(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool) -> usize {
+    lower_bound(&lives(bufs, drafts, in_place).0, drafts.len())
+}
+
+pub(crate) fn plan(bufs: &Arena<Buf, BufData>, drafts: &[Draft], in_place: bool) -> Plan {
+    let (live, host) = lives(bufs, drafts, in_place);
     let lower_bound = lower_bound(&live, drafts.len());
     let mut best = place_by_birth(&live);
     if live.len() <= MANY {

@@ -31,6 +31,7 @@
 //!
 //! Every function panics on failure, as tests do.
 
+mod chain;
 mod draw;
 mod exported;
 mod integers;

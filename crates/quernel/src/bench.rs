@@ -28,7 +28,7 @@ pub struct Bench {
     pub energy_model: Energy,
     /// Clock in GHz, from the same measurement; `None` where it cannot be told.
     pub clock: Option<f64>,
-    /// Steps in order of execution.
+    /// Steps in order of execution. Those of one layer that are alike, as of layers that run in strips of rows, are one.
     pub steps: Vec<StepTime>,
 }
 
@@ -41,6 +41,8 @@ pub struct StepTime {
     pub what: &'static str,
     /// The kernel that does.
     pub kernel: String,
+    /// Times it is called in a run, on different parts of the layer.
+    pub calls: usize,
     /// Median nanoseconds.
     pub median_ns: u64,
     /// Multiply-accumulates.
@@ -100,13 +102,33 @@ fn steps(program: &Program, jit: &Jit, times: &[Vec<u64>], clock: Option<f64>) -
             layer: s.origin.names().join("+"),
             what: s.what.name(),
             kernel: kernel(i, &s.how),
+            calls: 1,
             median_ns,
             macs: s.what.macs(),
             predicted_cycles: jit.predicted_cycles().get(i).copied().flatten(),
             cycles: clock.map(|ghz| (median_ns as f64 * ghz).round() as u64),
         }
     };
-    program.steps.iter().enumerate().map(step).collect()
+    let mut all: Vec<StepTime> = Vec::new();
+    for one in program.steps.iter().enumerate().map(step) {
+        match all.iter_mut().find(|s| !s.layer.is_empty() && (&s.layer, s.what, &s.kernel) == (&one.layer, one.what, &one.kernel)) {
+            Some(same) => same.join(&one),
+            None => all.push(one),
+        }
+    }
+    all
+}
+
+impl StepTime {
+    /// Adds what another call of the same layer takes.
+    fn join(&mut self, other: &Self) {
+        let sum = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a + b);
+        self.calls += other.calls;
+        self.median_ns += other.median_ns;
+        self.macs += other.macs;
+        self.predicted_cycles = sum(self.predicted_cycles, other.predicted_cycles);
+        self.cycles = sum(self.cycles, other.cycles);
+    }
 }
 
 fn median(mut x: Vec<u64>) -> u64 {

@@ -4,10 +4,10 @@ use crate::{Compiled, Energy, Failure, LayerError};
 use quernel_codegen::Object;
 use quernel_ir::{
     Graph, Quant, Scheme,
-    program::{Base, What},
+    program::{Base, Slot, Step, What},
 };
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was made, for people and tools. The same compilation gives the same report: no times, no paths.
 #[derive(Clone, Debug, Serialize)]
@@ -96,23 +96,24 @@ impl Report {
             .layers
             .iter()
             .map(|layer| {
-                let steps = &program.steps[layer.steps.clone()];
+                let steps: Vec<&Step> = layer.steps.iter().filter_map(|i| program.steps.get(*i)).collect();
                 let weight = |i: &usize| (steps[*i].what.macs(), !matches!(steps[*i].what, What::Move { .. } | What::Fill { .. }));
                 let heaviest = (0..steps.len()).max_by_key(weight);
-                let function = |i: usize| object.step_functions.get(layer.steps.start + i).and_then(|f| object.functions.get(*f));
+                let function =
+                    |i: usize| layer.steps.get(i).and_then(|i| object.step_functions.get(*i)).and_then(|f| object.functions.get(*f));
                 let leaf =
                     |i: usize| function(i).filter(|f| !f.kernel.is_empty()).map_or_else(|| steps[i].how.clone(), |f| f.kernel.clone());
                 LayerReport {
                     name: layer.name.clone(),
                     kind: layer.kind.to_string(),
                     kernel: heaviest.map(leaf).unwrap_or_default(),
-                    predicted_cycles: predicted(&|i| function(i).and_then(|f| f.cycles), steps),
+                    predicted_cycles: predicted(&|i| function(i).and_then(|f| f.cycles), &steps),
                     integer: layer.integer,
                     macs: layer.macs,
-                    weight_bytes: steps.iter().filter_map(stored_weights).sum(),
+                    weight_bytes: stored_weights(steps.iter().copied()),
                     weight_bits: quants.get(&layer.name).map(|q| q.storage().bits()),
                     scheme: quants.get(&layer.name).map(|q| scheme(q)),
-                    stored_bits: stored_bits(steps),
+                    stored_bits: stored_bits(&steps),
                     headroom_bits: layer.headroom_bits(),
                     remarks: compiled.remarks.iter().filter(|r| r.at == layer.name).map(|r| r.message.clone()).collect(),
                     error: None,
@@ -149,7 +150,7 @@ fn weight_types(g: &Graph) -> BTreeMap<String, &Quant> {
 }
 
 /// Cycles of a layer by the cost model; `None` where a step that multiplies has no model.
-fn predicted(cycles: &dyn Fn(usize) -> Option<u64>, steps: &[quernel_ir::program::Step]) -> Option<u64> {
+fn predicted(cycles: &dyn Fn(usize) -> Option<u64>, steps: &[&Step]) -> Option<u64> {
     let heavy: Option<Vec<u64>> = (0..steps.len()).filter(|i| steps[*i].what.macs() > 0).map(cycles).collect();
     heavy.filter(|c| !c.is_empty()).map(|c| c.iter().sum())
 }
@@ -168,8 +169,8 @@ fn scheme(q: &Quant) -> String {
 }
 
 /// Bits of weights in memory, step by step, without repetition of neighbours.
-fn stored_bits(steps: &[quernel_ir::program::Step]) -> Vec<u8> {
-    let constant = |s: &quernel_ir::program::Step| s.reads.get(1).is_some_and(|r| matches!(r.base, Base::Blob(_)));
+fn stored_bits(steps: &[&Step]) -> Vec<u8> {
+    let constant = |s: &Step| s.reads.get(1).is_some_and(|r| matches!(r.base, Base::Blob(_)));
     let mut bits: Vec<u8> = (steps.iter())
         .filter_map(|s| match s.what {
             What::ConvCodes { bits, .. } | What::Expand { bits, .. } | What::ExpandFloat { bits, .. } => Some(bits),
@@ -183,14 +184,21 @@ fn stored_bits(steps: &[quernel_ir::program::Step]) -> Vec<u8> {
     bits
 }
 
-/// Bytes of the weights of a step in the object.
-pub(crate) fn stored_weights(step: &quernel_ir::program::Step) -> Option<usize> {
+/// Bytes of the weights of steps in the object. Steps of strips read the same ones.
+pub(crate) fn stored_weights<'s>(steps: impl IntoIterator<Item = &'s Step>) -> usize {
+    let slots: BTreeSet<(Base, usize, usize)> =
+        steps.into_iter().flat_map(weight_slots).filter(|s| matches!(s.base, Base::Blob(_))).map(|s| (s.base, s.offset, s.bytes)).collect();
+    slots.iter().map(|(.., bytes)| bytes).sum()
+}
+
+/// Where the weights of a step lie.
+fn weight_slots(step: &Step) -> &[Slot] {
     match step.what {
         What::Conv { .. } | What::ConvWords { .. } | What::ConvCodes { .. } | What::ConvBits { .. } | What::ConvFloat { .. } => {
-            step.reads.get(1).filter(|s| matches!(s.base, Base::Blob(_))).map(|s| s.bytes)
+            step.reads.get(1..2).unwrap_or_default()
         }
-        What::Expand { .. } => step.reads.first().map(|s| s.bytes),
-        What::ExpandFloat { .. } => Some(step.reads.iter().take(2).map(|s| s.bytes).sum()),
-        _ => None,
+        What::Expand { .. } => step.reads.get(..1).unwrap_or_default(),
+        What::ExpandFloat { .. } => step.reads.get(..2).unwrap_or_default(),
+        _ => &[],
     }
 }

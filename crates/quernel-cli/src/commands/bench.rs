@@ -26,7 +26,7 @@ pub fn run(a: &Bench, messages: &Messages) -> Result<(), Failure> {
         vec![
             shortened(&s.layer, 40),
             s.what.to_string(),
-            s.kernel.clone(),
+            if s.calls > 1 { format!("{} ({} x)", s.kernel, s.calls) } else { s.kernel.clone() },
             format!("{:.2}", s.median_ns as f64 / 1000.0),
             format!("{:.1}", 100.0 * s.median_ns as f64 / total.max(1) as f64),
             count(s.macs),

@@ -20,5 +20,6 @@ mod mnemonics;
 mod objects;
 mod random;
 mod steps;
+mod strips;
 mod verify;
 mod verify_code;

@@ -18,7 +18,8 @@ fn setting(name: &str, default: u64) -> u64 {
 fn program(seed: u64, ops: usize) -> (Program, Vec<Vec<u8>>) {
     let g = quernel_test::Net::random(seed, ops);
     let proof = verify(&g, Stage::Quantized).unwrap_or_else(|f| panic!("seed {seed}: {f:?}"));
-    let lowered = lower(&proof, &Options { in_place: !seed.is_multiple_of(3) }).unwrap_or_else(|d| panic!("seed {seed}: {d:?}"));
+    let lowered = lower(&proof, &Options { in_place: !seed.is_multiple_of(3), ..Options::default() })
+        .unwrap_or_else(|d| panic!("seed {seed}: {d:?}"));
     let inputs = quernel_test::inputs(&g, seed).iter().map(|t| t.bytes().to_vec()).collect();
     (lowered.program, inputs)
 }

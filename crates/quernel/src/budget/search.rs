@@ -2,7 +2,7 @@
 
 use super::{Budget, Loss, Times, first_outputs};
 use crate::{Calibration, Compiled, Compiler, Failure, Model, Progress, Recovery, recover::Probe, report::stored_weights};
-use quernel_ir::{Code, Diagnostic, Tensor};
+use quernel_ir::{Code, Diagnostic, Tensor, program::Step};
 use quernel_quant::{Bits, Samples, Width, knapsack};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -351,10 +351,9 @@ impl Compiler {
 
 /// Bytes of the weights in the object by layer, which is named by its first ONNX node.
 fn stored_bytes(compiled: &Compiled) -> Result<BTreeMap<String, u64>, Failure> {
-    let mut all = BTreeMap::new();
+    let mut all: BTreeMap<String, Vec<&Step>> = BTreeMap::new();
     for step in &compiled.program()?.steps {
-        let name = step.origin.names().first().cloned().unwrap_or_default();
-        *all.entry(name).or_insert(0) += stored_weights(step).unwrap_or(0) as u64;
+        all.entry(step.origin.names().first().cloned().unwrap_or_default()).or_default().push(step);
     }
-    Ok(all)
+    Ok(all.into_iter().map(|(name, steps)| (name, stored_weights(steps) as u64)).collect())
 }
