@@ -28,7 +28,7 @@ use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleR
 use quernel_ir::{
     arena::Id,
     diag::{Code, Diagnostic},
-    program::{ALIGN, Base, Blob, Program, READ_SLACK, Slot, What},
+    program::{ALIGN, Base, Blob, Program, READ_SLACK, Slot, Step, What},
 };
 use std::collections::BTreeSet;
 use target_lexicon::Architecture;
@@ -255,18 +255,30 @@ impl Choice {
         };
         let matrices = level == Level::V128Dot && target.has("i8mm");
         let (mut leaves, mut plans) = (Vec::new(), Vec::new());
-        for s in &p.steps {
+        for (i, s) in p.steps.iter().enumerate() {
             if let Some((leaf, weights)) = matrices.then(|| leaf::matrices(p, s)).flatten() {
                 leaves.push(Some(leaf));
                 plans.push(Plan { arguments: kernels::with_weights(s, weights, derived), ..Plan::direct(s) });
                 continue;
             }
-            let leaf = leaf(s);
+            let twin = (i.saturating_sub(TWINS)..i).rev().find(|t| twins(&p.steps[*t], s));
+            let leaf = twin.map_or_else(|| leaf(s), |t| leaves[t].clone());
             plans.push(if leaf.is_some() { Plan::direct(s) } else { kernels::plan(p, s, &machine, derived) });
             leaves.push(leaf);
         }
         Self { machine, leaves, plans }
     }
+}
+
+/// How many steps back a leaf for another is looked for: strips of a layer are that close.
+const TWINS: usize = 64;
+
+/// Whether two layers compute the same from the same weights, elsewhere in memory: strips of one layer, most of which are.
+fn twins(a: &Step, b: &Step) -> bool {
+    let constant = |s: &Slot| matches!(s.base, Base::Blob(_));
+    let slots = || a.reads.iter().chain(&a.writes).zip(b.reads.iter().chain(&b.writes));
+    let same = || slots().all(|(a, b)| a.base == b.base && (a == b || !constant(a)));
+    a.reads.get(1).is_some_and(constant) && a.what == b.what && a.reads.len() == b.reads.len() && same()
 }
 
 /// One zeroed 32-bit word of the object.

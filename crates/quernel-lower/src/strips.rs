@@ -21,6 +21,7 @@ use chains::{Link, rows_of, with_rows};
 use quernel_ir::program::{ALIGN, Image, Strided, Strides, What};
 use schedule::{Layer, Part, Schedule};
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
@@ -57,12 +58,18 @@ const HEAVY: u64 = 128;
 
 /// Most strips of a chain: each is a few calls in the object.
 const MOST_STRIPS: usize = 32;
+/// Most layers of a chain; longer ones are several.
+const MOST_LAYERS: usize = 16;
+/// Most chains of a program, those of the largest tensors: each is judged by the whole arena.
+const MOST_CHAINS: usize = 64;
 
 /// A chain and how it is run.
 struct Chain {
     /// Its layers, as indices of drafts.
     drafts: Vec<usize>,
     schedule: Schedule,
+    /// Bytes of the tensors between its layers.
+    replaces: usize,
     /// Whether moving the bytes between its layers takes a notable part of its time.
     light: bool,
 }
@@ -78,7 +85,11 @@ impl Build<'_> {
     /// Replaces chains over large tensors by strips, where that saves time or memory and the arena does not grow.
     pub fn strips(&mut self, options: Strips, in_place: bool) {
         let links = chains::links(&self.bufs, &self.drafts, options.least);
-        let chains: Vec<Chain> = chains::follow(&links).into_iter().filter_map(|c| self.scheduled(c, &links, options)).collect();
+        let follow = chains::follow(&links, MOST_LAYERS);
+        let mut chains: Vec<Chain> = follow.into_iter().filter_map(|c| self.scheduled(c, &links, options)).collect();
+        chains.sort_by_key(|c| (Reverse(c.replaces), c.drafts[0]));
+        chains.truncate(MOST_CHAINS);
+        chains.sort_by_key(|c| c.drafts[0]);
         let mut drafts = std::mem::take(&mut self.drafts);
         let mut bound = plan::bound(&self.bufs, &drafts, in_place);
         let mut cuts = Vec::new();
@@ -100,13 +111,8 @@ impl Build<'_> {
 
     /// The strips of a chain; `None` where they would need more than half the memory of what they replace.
     fn scheduled(&self, drafts: Vec<usize>, links: &BTreeMap<usize, Link>, options: Strips) -> Option<Chain> {
-        let (last, inner) = drafts.split_last()?;
-        // Layers wait until the last one's turn: their operands must still be there.
-        let waits = |d: &usize| {
-            let mut others = (d + 1..*last).filter(|i| !inner.contains(i)).flat_map(|i| &self.drafts[i].writes);
-            !others.any(|w| self.drafts[*d].reads.iter().any(|r| r.buf == w.buf))
-        };
-        if !inner.iter().all(waits) {
+        let (_, inner) = drafts.split_last()?;
+        if !self.waits(&drafts) {
             return None;
         }
         let layers: Vec<Layer> = (drafts.iter().enumerate())
@@ -117,14 +123,14 @@ impl Build<'_> {
             })
             .collect::<Option<_>>()?;
         let bytes = |s: &Schedule| s.heights.iter().zip(inner).map(|(h, d)| h * links[d].row * links[d].width).sum::<usize>();
-        let replaced: usize = inner.iter().map(|d| self.bufs[links[d].buf].bytes).sum();
+        let replaces: usize = inner.iter().map(|d| self.bufs[links[d].buf].bytes).sum();
         let total = layers.last()?.rows;
         // Strips of equal heights, the highest first.
         let mut steps: Vec<usize> = (2..=MOST_STRIPS).map(|n| total.div_ceil(n)).collect();
         steps.dedup();
         let fits: Vec<(usize, Schedule)> = (steps.into_iter())
             .filter_map(|step| Some((step, schedule::schedule(&layers, step)?)))
-            .filter(|(_, s)| options.forced || bytes(s) <= replaced / 2)
+            .filter(|(_, s)| options.forced || bytes(s) <= replaces / 2)
             .collect();
         let small: Vec<&(usize, Schedule)> = fits.iter().filter(|(_, s)| bytes(s) <= options.most).collect();
         let highest = small.first().map(|(step, _)| *step);
@@ -134,7 +140,20 @@ impl Build<'_> {
             .min_by_key(|(step, _)| self.variants(&drafts, &layers, *step));
         let schedule = best.or(fits.last())?.1.clone();
         let macs: u64 = drafts.iter().map(|d| self.drafts[*d].what.macs()).sum();
-        Some(Chain { schedule, light: macs <= HEAVY * replaced as u64, drafts })
+        Some(Chain { schedule, replaces, light: macs <= HEAVY * replaces as u64, drafts })
+    }
+
+    /// Whether the layers of a chain may wait until the last one's turn: nothing writes to what they read until then.
+    fn waits(&self, drafts: &[usize]) -> bool {
+        let (Some(first), Some(last)) = (drafts.first(), drafts.last()) else { return false };
+        let mut written = BTreeSet::new();
+        (*first..*last).rev().all(|i| {
+            if drafts.binary_search(&i).is_ok() {
+                return self.drafts[i].reads.iter().all(|r| !written.contains(&r.buf));
+            }
+            written.extend(self.drafts[i].writes.iter().map(|w| w.buf));
+            true
+        })
     }
 
     /// About how many functions strips of so many rows need: one more each for a last strip that is lower, and as many as

@@ -180,3 +180,22 @@ fn what_saves_nothing_stays_whole() {
         assert_eq!(whole.program.to_string(), l.program.to_string());
     }
 }
+
+#[test]
+fn a_long_chain_is_several() {
+    let mut g = Graph::new("net");
+    let x = g.input("x", TensorTy::f32([1, 2, 12, 6]));
+    let mut v = g.push(Op::Quantize, &[x], TensorTy::new([1, 2, 12, 6], u8_type(0.1)), Origin::new("q"));
+    for i in 0..40 {
+        v = conv(&mut g, v, [2, 2, 3, 3], 1, 1, None, &format!("c{i}"));
+    }
+    let y = g.push(Op::Dequantize, &[v], TensorTy::f32([1, 2, 12, 6]), Origin::new("dq"));
+    g.output("y", y);
+    let (whole, l) = (lowered(&g, None), lowered(&g, Some(Strips::forced(0))));
+    let inputs = quernel_test::inputs(&g, 1);
+    assert_eq!(outputs(&l.program, &inputs), outputs(&whole.program, &inputs));
+    // Parts have 16, 16 and 8 layers, whose steps take turns.
+    let first: Vec<usize> = (0..40).map(|i| l.layers.iter().find(|l| l.name == format!("c{i}")).unwrap().steps[0]).collect();
+    let last = |i: usize| *l.layers.iter().find(|l| l.name == format!("c{i}")).unwrap().steps.last().unwrap();
+    assert!(first[15] < last(0) && last(15) < first[16] && first[31] < last(16) && last(31) < first[32] && first[39] < last(32));
+}

@@ -135,3 +135,27 @@ fn median(mut x: Vec<u64>) -> u64 {
     x.sort_unstable();
     x.get(x.len() / 2).copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_a_layer_add_up() {
+        let one = |ns: u64, predicted_cycles| StepTime {
+            layer: "a".into(),
+            what: "conv",
+            kernel: "k".into(),
+            calls: 1,
+            median_ns: ns,
+            macs: 10 * ns,
+            predicted_cycles,
+            cycles: Some(3 * ns),
+        };
+        let mut sum = one(5, Some(20));
+        sum.join(&one(7, Some(30)));
+        assert_eq!((sum.calls, sum.median_ns, sum.macs, sum.predicted_cycles, sum.cycles), (2, 12, 120, Some(50), Some(36)));
+        sum.join(&one(1, None));
+        assert_eq!((sum.calls, sum.predicted_cycles, sum.cycles), (3, None, Some(39)));
+    }
+}

@@ -106,9 +106,13 @@ pub fn flips(machine: &Machine, signed: bool) -> bool {
         }
 }
 
+/// Adds constants made for a kernel. Equal ones are one, as those of the strips of a layer.
 pub fn derive(derived: &mut Vec<Vec<u8>>, bytes: Vec<u8>) -> Argument {
-    derived.push(bytes);
-    Argument::Derived(derived.len() - 1)
+    let known = derived.iter().position(|d| *d == bytes);
+    Argument::Derived(known.unwrap_or_else(|| {
+        derived.push(bytes);
+        derived.len() - 1
+    }))
 }
 
 /// Biases plus `sign` times the sum of each channel's weights.

@@ -5,7 +5,7 @@ use quernel_ir::{
     Arena, Id, PoolKind, WindowDim,
     program::{End, Image, What},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A step that computes rows of an image from rows of another, its window inside the operand everywhere.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -135,9 +135,11 @@ pub(crate) fn links(bufs: &Arena<Buf, BufData>, drafts: &[Draft], least: usize) 
     drafts.iter().enumerate().filter_map(|(i, d)| Some((i, link((i, d))?))).collect()
 }
 
-/// The longest chains, each as its steps in order.
-pub(crate) fn follow(links: &BTreeMap<usize, Link>) -> Vec<Vec<usize>> {
-    let inner: std::collections::BTreeSet<usize> = links.values().map(|l| l.reader).collect();
+/// The longest chains of up to so many steps, each as its steps in order.
+pub(crate) fn follow(links: &BTreeMap<usize, Link>, most: usize) -> Vec<Vec<usize>> {
+    let inner: BTreeSet<usize> = links.values().map(|l| l.reader).collect();
     let heads = links.keys().filter(|i| !inner.contains(i));
-    heads.map(|head| std::iter::successors(Some(*head), |i| links.get(i).map(|l| l.reader)).collect()).collect()
+    let chain = |head: &usize| std::iter::successors(Some(*head), |i| links.get(i).map(|l| l.reader)).collect::<Vec<_>>();
+    let parts = |c: Vec<usize>| c.chunks(most).filter(|c| c.len() > 1).map(<[usize]>::to_vec).collect::<Vec<_>>();
+    heads.map(chain).flat_map(parts).collect()
 }
