@@ -26,6 +26,8 @@ pub enum Kind {
     Pipeline,
     /// The same through folding only.
     Float,
+    /// Layers that follow each other, which lowering may cut into strips of rows.
+    Chain,
 }
 
 /// What came of a network that did not fail.
@@ -39,7 +41,9 @@ pub enum Verdict {
 
 /// The network of a seed.
 pub fn graph(seed: u64) -> (Kind, Graph) {
-    let kind = [Kind::Integer, Kind::Extreme, Kind::Pipeline, Kind::Float, Kind::Integer, Kind::Extreme][(seed % 6) as usize];
+    let kinds = [Kind::Integer, Kind::Extreme, Kind::Pipeline, Kind::Float, Kind::Integer, Kind::Extreme];
+    // Odd seeds: code is generated from the program in strips.
+    let kind = if seed % 12 == 11 { Kind::Chain } else { kinds[(seed % 6) as usize] };
     (kind, graph_of(kind, Rng::new(seed), seed))
 }
 
@@ -52,6 +56,7 @@ pub fn graph_of(kind: Kind, rng: Rng, seed: u64) -> Graph {
             let ops = 4 + net.rng.below(20);
             net.grown(ops)
         }
+        Kind::Chain => net.chained(),
         Kind::Pipeline | Kind::Float => {
             let mut g = net.imported_graph();
             let run = |pipeline: quernel::passes::Pipeline, g: &mut Graph| {

@@ -7,7 +7,12 @@ impl Net {
     /// A chain of two to six layers over an image of up to 40 rows: bytes, words or floats; convolutions over all channels, over
     /// each alone or over none but one pixel, and maxima; residuals from beside the chain and from within.
     pub fn chain(seed: u64) -> Graph {
-        let mut net = Self::new(seed);
+        Self::new(seed).chained()
+    }
+
+    /// The same from the numbers of this net, which is empty.
+    pub fn chained(mut self) -> Graph {
+        let net = &mut self;
         let dims = [1, 1 + net.rng.below(20), 4 + net.rng.below(37), 2 + net.rng.below(9)];
         let x = net.g.input("x", TensorTy::f32(dims));
         let kind = net.rng.below(4);
@@ -27,7 +32,7 @@ impl Net {
             let other = net.rng.pick(&all);
             net.g.output("other", other);
         }
-        net.g
+        self.g
     }
 
     /// A value as what the chain works on: floats, bytes (most often) or words.
