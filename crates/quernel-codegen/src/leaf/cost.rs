@@ -9,6 +9,15 @@ pub struct Tile {
     pub pixels: usize,
     /// Panels of 16 output channels.
     pub panels: usize,
+    /// Whether no more than the first half of the channels exists. Sums of the others may be anything: they are not stored.
+    pub half: bool,
+}
+
+impl Tile {
+    /// Vectors of eight channels that a panel has.
+    pub fn parts(self) -> usize {
+        if self.half { 1 } else { 2 }
+    }
 }
 
 /// The part of a layer's geometry that decides.

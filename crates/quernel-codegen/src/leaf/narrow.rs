@@ -144,12 +144,12 @@ impl Narrow {
                 let (x, w, product) = (used, used + 1, used + 3);
                 let ones = f.splat16(1);
                 let held = t.pixels > 1;
-                for part in (0..2).filter(|_| held) {
+                for part in (0..t.parts()).filter(|_| held) {
                     f.a.vmovdqu(ymm(w + part), weight(0, part))?;
                 }
                 for m in 0..t.pixels {
                     f.a.vpbroadcastd(ymm(x), x_dword(m))?;
-                    for (j, part) in (0..t.panels).flat_map(|j| [(j, 0), (j, 1)]) {
+                    for (j, part) in (0..t.panels).flat_map(|j| (0..t.parts()).map(move |part| (j, part))) {
                         if held {
                             f.a.vpmaddubsw(ymm(product), ymm(x), ymm(w + part))?;
                         } else {
@@ -193,12 +193,12 @@ impl Narrow {
         Ok(())
     }
 
-    /// Scaled sums of a pixel and panel: registers of channels 0 to 7 and 8 to 15. Two registers from `free` on are free,
+    /// Scaled sums of a pixel and panel: registers of channels 0 to 7 and 8 to 15, the first twice where there are no more. Two registers from `free` on are free,
     /// behind them lie the panel's [`Self::shift`]s.
     fn sums(&self, f: &mut Asm, t: Tile, pixel: usize, panel: usize, free: usize) -> Emitted<[usize; 2]> {
         let first = self.first(t, pixel, panel);
-        let halves = [first, first + 1];
-        for (h, v) in halves.into_iter().enumerate() {
+        let halves = [first, if t.half { first } else { first + 1 }];
+        for (h, v) in halves.into_iter().enumerate().take(t.parts()) {
             if let Some((stride, signed)) = self.residual {
                 // Factors are positive: the upper half of a lane contributes nothing.
                 let from = qword_ptr(rbx + (pixel * stride + 16 * panel + 8 * h));
@@ -235,7 +235,7 @@ impl Narrow {
 
     /// Sixteen rounded words, zero point added: channels 0 to 3, 8 to 11, 4 to 7, 12 to 15.
     fn words(&self, f: &mut Asm, [a, b]: [usize; 2], zero: i32) -> Emitted<usize> {
-        for v in [a, b] {
+        for v in [a, b].into_iter().take(if a == b { 1 } else { 2 }) {
             if let Some(bound) = self.proven.upper() {
                 let bound = f.splat32(bound.to_bits());
                 f.a.vminps(ymm(v), ymm(v), ymmword_ptr(bound))?;

@@ -356,7 +356,7 @@ fn group(f: &mut Asm, n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Em
     };
     rows(f, n, e.residual(), &|f| {
         for &(pixels, count, paired) in runs.iter().filter(|r| r.0 > 0) {
-            let tile = Tile { pixels, panels };
+            let tile = Tile { pixels, panels, half: false };
             run(f, n, e.residual(), (pixels, count), &|f| if paired { e.pairs(f, n, tile) } else { e.tile(f, n, tile, masked) })?;
         }
         Ok(())

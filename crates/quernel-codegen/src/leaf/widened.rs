@@ -43,6 +43,9 @@ const BYTES: i32 = FRAME + 112;
 const COUNTERS: [i32; 2] = [FRAME + 120, FRAME + 128];
 const SLOTS: i32 = FRAME + 136;
 
+/// What a panel of eight channels saves of one of sixteen.
+const HALF: f64 = 0.4;
+
 /// Tiles of equal pixels: how many pixels, how many tiles.
 type Run = (usize, usize);
 
@@ -120,6 +123,11 @@ impl Widened {
         called(self.size(n))
     }
 
+    /// Whether the last panel is half empty.
+    fn half(&self, n: &Nest) -> bool {
+        n.lanes <= PANEL / PARTS
+    }
+
     /// Bytes between kernel rows of words.
     fn words(&self, n: &Nest) -> usize {
         if kept(n) > 1 { 2 * self.plane } else { 0 }
@@ -139,7 +147,8 @@ impl Widened {
                 let end = if self.narrow.residual() { 6.0 } else { 3.5 } * pixels as f64 + 8.0;
                 count as f64 * (blocks as f64 * block + end)
             };
-            2.2 * vectors as f64 + 20.0 + n.panels() as f64 * (runs.iter().map(tile).sum::<f64>() + 5.0)
+            let panels = n.panels() as f64 - if self.half(n) { HALF } else { 0.0 };
+            2.2 * vectors as f64 + 20.0 + panels * (runs.iter().map(tile).sum::<f64>() + 5.0)
         };
         let row: f64 = self.strips.iter().map(|(times, runs)| *times as f64 * strip(runs)).sum();
         (n.all_rows() as f64 * row).round() as u64
@@ -216,7 +225,7 @@ impl Widened {
         let used = t.pixels * PARTS;
         let (w, x, product) = (used, used + PARTS, used + PARTS + 1);
         for odd in [false, true] {
-            for part in 0..PARTS {
+            for part in 0..t.parts() {
                 let w = ymm(w + part);
                 f.a.vmovdqu(w, ymmword_ptr((at.w)(0, part)))?;
                 if !odd {
@@ -227,7 +236,7 @@ impl Widened {
             for m in 0..t.pixels {
                 let plane = if odd { self.plane } else { 0 };
                 f.a.vpbroadcastd(ymm(x), dword_ptr((at.x)(m) + plane))?;
-                for part in 0..PARTS {
+                for part in 0..t.parts() {
                     let acc = ymm(PARTS * m + part);
                     f.a.vpmaddwd(ymm(product), ymm(w + part), ymm(x))?;
                     f.a.vpaddd(acc, acc, ymm(product))?;
@@ -267,7 +276,7 @@ impl Widened {
             f.a.mov(rbx, qword_ptr(rsp + STRIP_OF[R]))?;
         }
         for &tiles in runs {
-            let tile = Tile { pixels: tiles.0, panels: 1 };
+            let tile = Tile { pixels: tiles.0, panels: 1, half: masked && self.half(n) };
             run(f, n, residual, tiles, &|f| {
                 self.narrow.start(f, tile)?;
                 self.sum(f, n, tile)?;
