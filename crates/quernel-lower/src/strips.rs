@@ -68,8 +68,6 @@ struct Chain {
     /// Its layers, as indices of drafts.
     drafts: Vec<usize>,
     schedule: Schedule,
-    /// Bytes of the tensors between its layers.
-    replaces: usize,
     /// Whether moving the bytes between its layers takes a notable part of its time.
     light: bool,
 }
@@ -86,9 +84,11 @@ impl Build<'_> {
     pub fn strips(&mut self, options: Strips, in_place: bool) {
         let links = chains::links(&self.bufs, &self.drafts, options.least);
         let follow = chains::follow(&links, MOST_LAYERS);
-        let mut chains: Vec<Chain> = follow.into_iter().filter_map(|c| self.scheduled(c, &links, options)).collect();
-        chains.sort_by_key(|c| (Reverse(c.replaces), c.drafts[0]));
-        chains.truncate(MOST_CHAINS);
+        let mut follow: Vec<(Reverse<usize>, Vec<usize>)> =
+            follow.into_iter().map(|c| (Reverse(c.iter().filter_map(|d| Some(self.bufs[links.get(d)?.buf].bytes)).sum()), c)).collect();
+        follow.sort();
+        follow.truncate(MOST_CHAINS);
+        let mut chains: Vec<Chain> = follow.into_iter().filter_map(|(_, c)| self.scheduled(c, &links, options)).collect();
         chains.sort_by_key(|c| c.drafts[0]);
         let mut drafts = std::mem::take(&mut self.drafts);
         let mut bound = plan::bound(&self.bufs, &drafts, in_place);
@@ -140,7 +140,7 @@ impl Build<'_> {
             .min_by_key(|(step, _)| self.variants(&drafts, &layers, *step));
         let schedule = best.or(fits.last())?.1.clone();
         let macs: u64 = drafts.iter().map(|d| self.drafts[*d].what.macs()).sum();
-        Some(Chain { schedule, replaces, light: macs <= HEAVY * replaces as u64, drafts })
+        Some(Chain { schedule, light: macs <= HEAVY * replaces as u64, drafts })
     }
 
     /// Whether the layers of a chain may wait until the last one's turn: nothing writes to what they read until then.
@@ -161,13 +161,14 @@ impl Build<'_> {
     fn variants(&self, drafts: &[usize], layers: &[Layer], step: usize) -> usize {
         let last = layers.len() - 1;
         let mut count = if layers[last].rows.is_multiple_of(step) { 0 } else { layers.len() };
-        let places = |rows: usize, image: &Image, width: usize| ALIGN / gcd(ALIGN, rows * image.row * width);
-        let mut advance = step;
+        // Distances between strips count modulo the alignment: their products know no bound.
+        let places = |rows: usize, image: &Image, width: usize| ALIGN / gcd(ALIGN, rows * (image.row % ALIGN) * width);
+        let mut advance = step % ALIGN;
         for k in (0..=last).rev() {
             let Some(rows) = rows_of(&self.drafts[drafts[k]].what) else { continue };
             let residual = rows.residual.map(|(i, width)| places(advance, &i, width));
             let result = (k == last).then(|| places(advance, &rows.output, rows.result));
-            advance *= layers[k].stride;
+            advance = advance * (layers[k].stride % ALIGN) % ALIGN;
             let operand = (k == 0).then(|| places(advance, &rows.input, rows.operand));
             count += [residual, result, operand].into_iter().flatten().max().unwrap_or(1);
         }

@@ -87,6 +87,9 @@ pub(crate) struct Link {
     pub skipped: usize,
 }
 
+/// A margin takes a few steps to fill; more who write are no margin.
+const MOST_WRITERS: usize = 16;
+
 /// The tensors of at least so many bytes between two layers, by the step that writes them.
 pub(crate) fn links(bufs: &Arena<Buf, BufData>, drafts: &[Draft], least: usize) -> BTreeMap<usize, Link> {
     // Steps that read and that write each buffer, with the number of the slot.
@@ -102,6 +105,9 @@ pub(crate) fn links(bufs: &Arena<Buf, BufData>, drafts: &[Draft], least: usize) 
         let buf = &bufs[w.buf];
         let &[(reader, 0)] = &readers[w.buf.index()][..] else { return None };
         if buf.base.is_some() || buf.bytes < least || reader < i || w.offset != 0 || drafts[reader].reads[0].offset != 0 {
+            return None;
+        }
+        if writers[w.buf.index()].len() > MOST_WRITERS {
             return None;
         }
         let fills: Vec<usize> = writers[w.buf.index()].iter().copied().filter(|f| *f != i).collect();
