@@ -247,8 +247,9 @@ struct Choice {
 impl Choice {
     fn new(p: &Program, target: &Target, level: Level, derived: &mut Vec<Vec<u8>>) -> Self {
         let machine = Machine::new(target, level);
-        let leaf = |s| match level {
-            Level::V512Dot => leaf::avx512_vnni(p, s, target.has("avx512vbmi")),
+        let ahead = if level == Level::V512Dot { leaf::ahead(p) } else { Vec::new() };
+        let leaf = |i: usize, s| match level {
+            Level::V512Dot => leaf::avx512_vnni(p, s, target.has("avx512vbmi"), ahead[i]),
             Level::V256Dot => leaf::avx_vnni(p, s, target.has("avx_vnni")),
             Level::V256 => leaf::avx2(p, s),
             _ => None,
@@ -262,7 +263,7 @@ impl Choice {
                 continue;
             }
             let twin = (i.saturating_sub(TWINS)..i).rev().find(|t| twins(&p.steps[*t], s));
-            let leaf = twin.map_or_else(|| leaf(s), |t| leaves[t].clone());
+            let leaf = twin.map_or_else(|| leaf(i, s), |t| leaves[t].clone());
             plans.push(if leaf.is_some() { Plan::direct(s) } else { kernels::plan(p, s, &machine, derived) });
             leaves.push(leaf);
         }

@@ -3,6 +3,7 @@
 
 use super::{
     Leaf,
+    ahead::Ahead,
     asm::{Asm, Emitted},
     cost::{self, Shape, Tile},
     epilogue::{Epilogue, Pointers},
@@ -21,8 +22,8 @@ use quernel_ir::{
 
 /// The leaf of a convolution, if it is inside the contract: unsigned operand, one group, no implicit padding, taps of
 /// a kernel row contiguous (or one tap per row), panels of depth four.
-pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
-    with_width(program, step, None).map(|(leaf, ..)| leaf)
+pub fn leaf(program: &Program, step: &Step, ahead: Option<Ahead>) -> Option<Leaf> {
+    within(step, bounds(program, step)?, None, ahead).map(|(leaf, ..)| leaf)
 }
 
 /// Bounds of the sums of a layer from its constants.
@@ -33,13 +34,14 @@ pub fn bounds(program: &Program, step: &Step) -> Option<Bounds> {
 
 /// The same with so many panels side by side, the model's choice when absent; also what decided.
 pub fn with_width(program: &Program, step: &Step, width: Option<usize>) -> Option<(Leaf, Shape, usize)> {
-    within(step, bounds(program, step)?, width)
+    within(step, bounds(program, step)?, width, None)
 }
 
-/// The same for sums within `bounds`, whatever the weights.
-pub fn within(step: &Step, bounds: Bounds, width: Option<usize>) -> Option<(Leaf, Shape, usize)> {
+/// The same for sums within `bounds`, whatever the weights, that asks for bytes `ahead`.
+pub fn within(step: &Step, bounds: Bounds, width: Option<usize>, ahead: Option<Ahead>) -> Option<(Leaf, Shape, usize)> {
     let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
     let nest = geometry(conv, 4, [1, 1, if matches!(end, quernel_ir::program::End::Float { .. }) { 4 } else { 1 }])?;
+    let nest = nest.with_ahead(ahead.filter(|a| a.from.saturating_add(a.bytes) < 1 << 30));
     let epilogue = Epilogue::new(*end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
     let shape = Shape {
         rows: nest.images * nest.rows,

@@ -1,10 +1,8 @@
 //! Depthwise 3x3 over channels-last images, strides 1 and 2: four vertical taps per dword.
 //!
-//! A column vector holds, for 32 channels of one column, the bytes of up to four rows side by side: one permutation of
-//! four loads. Stride 1 computes two output rows from four input rows, with the weights of the second row one byte
-//! further. All weights of 32 channels stay in registers. The permutation leaves channel `8 l + 4 j + i` in lane `l`,
-//! element `i` of vector `j`, so that packing restores the natural order; weights, biases and scales come from a table
-//! of the function, in that order.
+//! Two column vectors hold, for 32 channels of one column, the bytes of up to four rows side by side (see [`interleave`]).
+//! Stride 1 computes two output rows from four input rows, with the weights of the second row one byte further. All weights
+//! of 32 channels stay in registers; they, biases and scales come from a table of the function, in the order of the lanes.
 //!
 //! With 8 or 16 channels and stride 1 the 32 bytes of a block are four or two pixels side by side, and a column further
 //! is that many bytes further.
@@ -13,7 +11,7 @@ use super::{
     Leaf,
     asm::{Asm, Emitted, ymm, zmm},
     constant,
-    depthwise_tiles::CACHE,
+    depthwise_tiles::{CACHE, interleave, wide_channel, wide_orders},
     epilogue::{Epilogue, MAGIC},
     proof,
 };
@@ -37,7 +35,7 @@ const WEIGHT: usize = 0;
 const COLUMN: usize = 12;
 const ACC: usize = 22;
 const TEMPORARY: usize = 26;
-const TAKE: usize = 27;
+const WORDS: usize = 27;
 const ORDER: usize = 29;
 const SUMS: usize = 30;
 
@@ -70,7 +68,7 @@ pub fn leaf(program: &Program, step: &Step) -> Option<Leaf> {
     // Per 64 results: 21 cycles of two rows together, 33 where rows are skipped.
     let results = conv.output.h * conv.output.w * if flat { c } else { c.next_multiple_of(BLOCK) };
     let cycles = Some((results as f64 / 64.0 * if stride == 1 { 21.4 } else { 33.0 }).round() as u64);
-    Some(Leaf { code, kernel: format!("depthwise3x3s{stride}{form}_u8s8__avx512vnni_vbmi"), frame: 7 * 8, cycles })
+    Some(Leaf { code, kernel: format!("depthwise3x3s{stride}{form}_u8s8__avx512vnni"), frame: 7 * 8, cycles })
 }
 
 /// A layer and the form its loops have.
@@ -106,7 +104,7 @@ fn table(program: &Program, step: &Step, layer: &Layer, epilogue: &Epilogue) -> 
         let rows = &mut out[start..];
         for j in 0..2 {
             for d in 0..16 {
-                let lane = block * BLOCK + 8 * (d / 4) + 4 * j + d % 4;
+                let lane = block * BLOCK + wide_channel(j, d);
                 let channel = if layer.flat { lane % c } else { lane };
                 if channel >= c {
                     continue;
@@ -152,17 +150,7 @@ fn emit(layer: &Layer, e: &Epilogue, table: &[u8]) -> Emitted<Vec<u8>> {
     if conv.output.start > 0 {
         f.a.add(r8, conv.output.start as i32)?;
     }
-    // Byte 4 d + t of vector j takes row t of channel 8 (d / 4) + 4 j + d % 4.
-    for j in 0..2 {
-        let take: [u8; 64] = std::array::from_fn(|b| {
-            let (d, t) = (b / 4, b % 4);
-            (32 * t + 8 * (d / 4) + 4 * j + d % 4) as u8
-        });
-        let take = f.literal(take);
-        f.a.vmovdqu32(zmm(TAKE + j), zmmword_ptr(take))?;
-    }
-    let order = f.dwords(std::array::from_fn(|d| [0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15][d]));
-    f.a.vmovdqu32(zmm(ORDER), zmmword_ptr(order))?;
+    wide_orders(&mut f, WORDS, ORDER)?;
     let table = f.table(table);
     f.a.lea(rbx, qword_ptr(table))?;
     let (steps, odd) = (conv.output.h / per_step, conv.output.h % per_step);
@@ -278,17 +266,9 @@ fn constants(f: &mut Asm, layer: &Layer) -> Emitted<()> {
 
 /// Column `x` of the row at r11 into vectors `2 slot` and `2 slot + 1`; `rows` input rows are read.
 fn column(f: &mut Asm, conv: &Conv, x: usize, slot: usize, rows: usize) -> Emitted<()> {
-    let at = |r: usize| ymmword_ptr(r11 + (x * conv.input.pixel + r * conv.input.row));
-    let (a, b) = (COLUMN + 2 * slot, COLUMN + 2 * slot + 1);
-    f.a.vmovdqu32(ymm(a), at(0))?;
-    f.a.vinserti64x4(zmm(a), zmm(a), at(1), 1)?;
-    f.a.vmovdqu32(ymm(TEMPORARY), at(2))?;
-    if rows == 4 {
-        f.a.vinserti64x4(zmm(TEMPORARY), zmm(TEMPORARY), at(3), 1)?;
-    }
-    f.a.vmovdqa32(zmm(b), zmm(a))?;
-    f.a.vpermt2b(zmm(b), zmm(TAKE + 1), zmm(TEMPORARY))?;
-    f.a.vpermt2b(zmm(a), zmm(TAKE), zmm(TEMPORARY))
+    let at = |r: usize| r11 + (x * conv.input.pixel + r * conv.input.row);
+    let vectors = [COLUMN + 2 * slot, COLUMN + 2 * slot + 1, TEMPORARY];
+    interleave(f, vectors, WORDS, [at(0), at(1)], [Some(at(2)), (rows == 4).then(|| at(3))])
 }
 
 /// `width` pixels of one or two output rows of the block, from r9 to r10.

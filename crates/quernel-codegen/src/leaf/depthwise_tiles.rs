@@ -2,7 +2,7 @@
 //!
 //! In 256-bit vectors two interleavings of bytes and one of words put a quad together: of 32 channels loaded, the lower
 //! eight of each half, in two vectors whose packing restores the natural order; the other sixteen are the same code eight
-//! bytes further. In 512-bit vectors a byte permutation does it for 32 channels at once. Weights, biases and scales come
+//! bytes further. In 512-bit vectors one of bytes and a permutation of words do it for 32 channels at once. Weights, biases and scales come
 //! from a table of the function, in the order of the lanes.
 //!
 //! With few channels and stride 1 the 32 bytes of a block are several pixels side by side.
@@ -34,7 +34,7 @@ const MOST_KERNEL: usize = 7;
 pub enum Form {
     /// 256-bit vectors.
     Narrow(Dot),
-    /// 512-bit vectors with byte dot products and permutations.
+    /// 512-bit vectors with byte dot products.
     Wide,
 }
 
@@ -42,7 +42,7 @@ impl Form {
     fn name(self) -> &'static str {
         match self {
             Self::Narrow(dot) => dot.name(),
-            Self::Wide => "avx512vnni_vbmi",
+            Self::Wide => "avx512vnni",
         }
     }
     /// Channels of one vector.
@@ -57,7 +57,7 @@ impl Form {
     fn channel(self, half: usize, j: usize, d: usize) -> usize {
         match self {
             Self::Narrow(_) => 16 * (d / 4) + 8 * half + 4 * j + d % 4,
-            Self::Wide => 8 * (d / 4) + 4 * j + d % 4,
+            Self::Wide => wide_channel(j, d),
         }
     }
     /// Passes over a block.
@@ -165,8 +165,8 @@ const WIDE_QUAD: usize = 20;
 /// A product, and whatever else; the odd taps, or ones.
 const PRODUCT: usize = 14;
 const ODD: usize = 15;
-/// Wide only: permutations of bytes, order of dwords after packing.
-const TAKE: usize = 24;
+/// Wide only: order of words in a quad, of dwords after packing.
+const WORDS: usize = 24;
 const ORDER: usize = 26;
 const TEMPORARY: usize = 27;
 
@@ -317,16 +317,7 @@ impl Layer<'_> {
     /// Loads what stays in registers.
     fn constants(&self, f: &mut Asm) -> Emitted<()> {
         match self.form {
-            Form::Wide => {
-                // Byte 4 d + t of vector j takes row t of the channel of lane d.
-                for j in 0..2 {
-                    let take: [u8; 64] = std::array::from_fn(|b| (32 * (b % 4) + self.form.channel(0, j, b / 4)) as u8);
-                    let take = f.literal(take);
-                    f.a.vmovdqu32(zmm(TAKE + j), zmmword_ptr(take))?;
-                }
-                let order = f.dwords(std::array::from_fn(|d| [0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15][d]));
-                f.a.vmovdqu32(zmm(ORDER), zmmword_ptr(order))
-            }
+            Form::Wide => wide_orders(f, WORDS, ORDER),
             Form::Narrow(Dot::Sums) => {
                 let ones = f.splat16(1);
                 f.a.vmovdqu(ymm(ODD), ymmword_ptr(ones))
@@ -489,18 +480,8 @@ impl Layer<'_> {
             r11 + (y * input.row + x * input.pixel)
         };
         if self.form == Form::Wide {
-            let (a, b, t) = (WIDE_QUAD, WIDE_QUAD + 1, TEMPORARY);
-            f.a.vmovdqu32(ymm(a), ymmword_ptr(at(0)))?;
-            if quad.at[1].is_some() {
-                f.a.vinserti64x4(zmm(a), zmm(a), ymmword_ptr(at(1)), 1)?;
-            }
-            f.a.vmovdqu32(ymm(t), ymmword_ptr(at(2)))?;
-            if quad.at[3].is_some() {
-                f.a.vinserti64x4(zmm(t), zmm(t), ymmword_ptr(at(3)), 1)?;
-            }
-            f.a.vmovdqa32(zmm(b), zmm(a))?;
-            f.a.vpermt2b(zmm(b), zmm(TAKE + 1), zmm(t))?;
-            return f.a.vpermt2b(zmm(a), zmm(TAKE), zmm(t));
+            let behind = |i: usize| quad.at[i].map(|_| at(i));
+            return interleave(f, [WIDE_QUAD, WIDE_QUAD + 1, TEMPORARY], WORDS, [at(0), at(1)], [behind(2), behind(3)]);
         }
         let (a, b, t) = (ymm(QUAD), ymm(QUAD + 1), ymm(PRODUCT));
         let load = |f: &mut Asm, r, i| f.a.vmovups(r, ymmword_ptr(at(i)));
@@ -658,6 +639,44 @@ impl Layer<'_> {
         }
         Ok(())
     }
+}
+
+/// Channel of lane `d` of vector `j` of a quad in 512-bit vectors, within a block: what [`interleave`] makes of natural order.
+pub fn wide_channel(j: usize, d: usize) -> usize {
+    16 * (d / 8) + 8 * j + d % 8
+}
+
+/// Loads the orders that 512-bit vectors need: that of [`interleave`], and that of dwords which makes two outputs of 32 channels
+/// of four packed vectors.
+pub fn wide_orders(f: &mut Asm, words: usize, dwords: usize) -> Emitted<()> {
+    let order = f.dwords(std::array::from_fn(|d| (d | (d + 16) << 16) as u32));
+    f.a.vmovdqu32(zmm(words), zmmword_ptr(order))?;
+    let order = f.dwords([0, 4, 1, 5, 8, 12, 9, 13, 2, 6, 3, 7, 10, 14, 11, 15]);
+    f.a.vmovdqu32(zmm(dwords), zmmword_ptr(order))
+}
+
+/// Quads of 32 channels into vectors `a` and `b`: byte `i` of a channel comes from row `i`, of which the last two may be absent
+/// (then the bytes are anything). `words` holds the order of [`wide_orders`]. Of all ways to do it this takes the fewest
+/// shuffles; a permutation of the bytes of two registers counts as three on Intel's cores.
+pub fn interleave(
+    f: &mut Asm,
+    [a, b, t]: [usize; 3],
+    words: usize,
+    rows: [AsmMemoryOperand; 2],
+    behind: [Option<AsmMemoryOperand>; 2],
+) -> Emitted<()> {
+    for (r, (row, behind)) in [a, t].into_iter().zip(rows.into_iter().zip(behind)) {
+        f.a.vmovdqu32(ymm(r), ymmword_ptr(row))?;
+        if let Some(behind) = behind {
+            f.a.vinserti64x4(zmm(r), zmm(r), ymmword_ptr(behind), 1)?;
+        }
+    }
+    f.a.vpunpckhbw(zmm(b), zmm(a), zmm(t))?;
+    f.a.vpunpcklbw(zmm(a), zmm(a), zmm(t))?;
+    for r in [a, b] {
+        f.a.vpermw(zmm(r), zmm(words), zmm(r))?;
+    }
+    Ok(())
 }
 
 /// The weights of a channel at four taps.

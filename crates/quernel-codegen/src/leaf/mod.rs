@@ -7,6 +7,7 @@
 //! contract yields `None` and keeps its Cranelift kernel.
 
 mod a64;
+mod ahead;
 pub(crate) mod asm;
 mod bits;
 mod codes;
@@ -30,6 +31,7 @@ mod softmax;
 mod widened;
 mod words;
 
+pub use ahead::{Ahead, plan as ahead};
 use depthwise_tiles::Form;
 use iced_x86::{Decoder, DecoderOptions, FastFormatter, Mnemonic};
 use proof::Bounds;
@@ -54,8 +56,9 @@ pub struct Leaf {
 /// Alignment of leaf functions.
 pub const LEAF_ALIGN: u64 = 64;
 
-/// The AVX-512 VNNI leaf of a step, if a family covers it. `vbmi` says that the CPU permutes bytes across lanes.
-pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
+/// The AVX-512 VNNI leaf of a step, if a family covers it. `vbmi` says that the CPU permutes bytes across lanes; `ahead`, which
+/// later weights the step asks for.
+pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool, ahead: Option<Ahead>) -> Option<Leaf> {
     if let What::ConvWords { .. } = step.what {
         return words(step, Some(words::Vnni::Evex));
     }
@@ -73,13 +76,11 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     }
     match &step.what {
         What::Conv { conv, .. } if conv.layout == WeightLayout::Depthwise => {
-            let special = vbmi.then(|| depthwise::leaf(program, step)).flatten();
-            let form = if vbmi { Form::Wide } else { Form::Narrow(narrow::Dot::Bytes { vex: false }) };
-            special.or_else(|| depthwise_tiles::leaf(program, step, form))
+            depthwise::leaf(program, step).or_else(|| depthwise_tiles::leaf(program, step, Form::Wide))
         }
-        What::Conv { .. } => conv::leaf(program, step),
+        What::Conv { .. } => conv::leaf(program, step, ahead),
         What::ConvBits { .. } => bits::leaf(program, step, vbmi),
-        What::MatMulBytes { .. } => product(program, step, |layer, bounds| conv::within(layer, bounds, None).map(|(leaf, ..)| leaf)),
+        What::MatMulBytes { .. } => product(program, step, |layer, bounds| conv::within(layer, bounds, None, None).map(|(leaf, ..)| leaf)),
         What::ConvCodes { .. } if vbmi => codes::wide(program, step),
         What::ConvCodes { .. } => codes::narrow(program, step, narrow::Dot::Bytes { vex: false }),
         _ => None,

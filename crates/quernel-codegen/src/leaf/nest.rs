@@ -2,6 +2,7 @@
 //! and blocks of taps. Pixels of a 1x1 layer over dense images form one long row.
 
 use super::{
+    ahead::Ahead,
     asm::{Asm, Emitted},
     cost::{self, Tile},
 };
@@ -10,6 +11,8 @@ use quernel_ir::program::{Conv, PANEL, WeightLayout};
 
 /// Blocks of four taps that one pass of the inner loop handles.
 const UNROLL: usize = 4;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Longest run of blocks without a loop.
 const STRAIGHT: usize = 8;
 
@@ -70,6 +73,10 @@ pub struct Nest {
     pub(super) panels: usize,
     /// Channels of the last panel.
     pub lanes: usize,
+    /// Weights that the loops ask for before later layers need them.
+    pub ahead: Option<Ahead>,
+    /// Bytes of them that a pass of the inner loop asks for.
+    pub(super) each: usize,
 }
 
 impl Nest {
@@ -113,6 +120,14 @@ impl Nest {
     pub fn panel_bytes(&self) -> usize {
         self.panel_bytes
     }
+    /// The same layer, which asks for later weights.
+    pub fn with_ahead(self, ahead: Option<Ahead>) -> Self {
+        Self { ahead, ..self }
+    }
+    /// Passes of the inner loop over one tile: occasions to ask for weights.
+    fn passes(&self) -> usize {
+        self.segments * if self.blocks <= STRAIGHT { 1 } else { self.blocks / UNROLL }
+    }
 }
 
 pub const X: usize = 0;
@@ -155,6 +170,8 @@ pub fn geometry(conv: &Conv, depth: usize, [wide_x, wide_r, scale]: [usize; 3]) 
         panel_bytes: segments * len.div_ceil(depth) * block,
         panels: y.c.div_ceil(PANEL),
         lanes: (y.c - 1) % PANEL + 1,
+        ahead: None,
+        each: 0,
     };
     let dense =
         dims.kh == 1 && dims.kw == 1 && wy.stride == 1 && wx.stride == 1 && x.flat() && y.flat() && (conv.residual.is_none() || r.flat());
@@ -179,7 +196,9 @@ const IMAGES: i32 = 40;
 const X_IMAGE: i32 = 48;
 const Y_IMAGE: i32 = 56;
 const R_IMAGE: i32 = 64;
-pub const FRAME: i32 = 72;
+const BIAS: i32 = 72;
+const AHEAD: i32 = 80;
+pub const FRAME: i32 = 88;
 /// Registers saved on entry, in bytes, and the return address.
 const SAVED: i32 = 6 * 8 + 8;
 /// Bytes by which systems grow a stack.
@@ -253,6 +272,11 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
     let frame = |slot: i32| qword_ptr(rsp + slot);
     enter(&mut f, n, e, FRAME)?;
     e.prologue(&mut f, n.lanes)?;
+    let n = &Nest { each: n.ahead.map_or(0, |a| a.bytes.div_ceil(n.passes() * tiles(n, e, width))), ..*n };
+    if let Some(ahead) = n.ahead {
+        f.a.lea(rax, qword_ptr(rsi + ahead.from))?;
+        f.a.mov(frame(AHEAD), rax)?;
+    }
     // Groups of `width` panels, all full; then what is left, the last panel perhaps with a mask.
     let masked = n.lanes < PANEL;
     let mut full = n.panels / width;
@@ -344,18 +368,31 @@ pub fn rows(f: &mut Asm, n: &Nest, with_residual: bool, row: &dyn Fn(&mut Asm) -
     Ok(())
 }
 
-/// All rows of a group of panels.
-fn group(f: &mut Asm, n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Emitted<()> {
+/// Runs of tiles of a row: pixels of a tile, how many, and whether pairs of pixels share vectors.
+fn runs(n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Vec<(usize, usize, bool)> {
     let paired = masked && n.lanes <= cost::HALF && n.pixels > 1 && e.most_in_pairs(panels) > 0;
-    let runs = if paired {
+    let mut runs = if paired {
         let (len, count, tail) = cost::split(n.pixels / 2, e.most_in_pairs(panels) / 2);
         vec![(2 * len, count, true), (2 * tail, 1, true), (n.pixels % 2, 1, false)]
     } else {
         let (len, count, tail) = cost::split(n.pixels, e.most_pixels(panels));
         vec![(len, count, false), (tail, 1, false)]
     };
+    runs.retain(|r| r.0 > 0);
+    runs
+}
+
+/// Tiles of a layer, the last group of panels counted as a whole one.
+fn tiles(n: &Nest, e: &dyn Body, width: usize) -> usize {
+    let row: usize = runs(n, e, width, false).iter().map(|r| r.1).sum();
+    n.panels.div_ceil(width) * n.all_rows() * row
+}
+
+/// All rows of a group of panels.
+fn group(f: &mut Asm, n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Emitted<()> {
+    let runs = runs(n, e, panels, masked);
     rows(f, n, e.residual(), &|f| {
-        for &(pixels, count, paired) in runs.iter().filter(|r| r.0 > 0) {
+        for &(pixels, count, paired) in &runs {
             let tile = Tile { pixels, panels, half: false };
             run(f, n, e.residual(), (pixels, count), &|f| if paired { e.pairs(f, n, tile) } else { e.tile(f, n, tile, masked) })?;
         }
@@ -392,8 +429,20 @@ pub fn run(
 /// All blocks of four taps: r12 walks over the operand, r13 over the weights. `block` gets how many blocks it is ahead
 /// of the pointers.
 pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>) -> Emitted<()> {
+    let frame = |slot: i32| qword_ptr(rsp + slot);
     f.a.mov(r12, rdi)?;
     f.a.mov(r13, rsi)?;
+    if n.each > 0 {
+        f.a.mov(frame(BIAS), rdx)?;
+        f.a.mov(rdx, frame(AHEAD))?;
+    }
+    // Of a line that is on its way, another pass asks in vain.
+    let ask = |f: &mut Asm| -> Emitted<()> {
+        for line in 0..n.each.div_ceil(LINE) {
+            f.a.prefetcht1(byte_ptr(rdx + LINE * line))?;
+        }
+        if n.each > 0 { f.a.add(rdx, n.each as i32) } else { Ok(()) }
+    };
     let mut segments = f.a.create_label();
     if n.segments > 1 {
         f.a.mov(rbp, n.segments as u64)?;
@@ -401,6 +450,7 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
     }
     let mut walked = 0;
     if n.blocks <= STRAIGHT {
+        ask(f)?;
         for u in 0..n.blocks {
             block(f, u)?;
         }
@@ -412,6 +462,7 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
         f.a.mov(r14, passes as u64)?;
         let mut top = f.a.create_label();
         f.a.set_label(&mut top)?;
+        ask(f)?;
         for u in 0..UNROLL {
             block(f, u)?;
         }
@@ -431,6 +482,10 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
         f.a.add(r12, n.segment as i32 - walked as i32)?;
         f.a.dec(rbp)?;
         f.a.jnz(segments)?;
+    }
+    if n.each > 0 {
+        f.a.mov(frame(AHEAD), rdx)?;
+        f.a.mov(rdx, frame(BIAS))?;
     }
     Ok(())
 }

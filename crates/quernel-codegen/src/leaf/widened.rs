@@ -422,6 +422,8 @@ mod tests {
                         panel_bytes: 64 * blocks * segments,
                         panels: 1,
                         lanes: 16,
+                        ahead: None,
+                        each: 0,
                     };
                     let Some(w) = Widened::new(narrow, &n, None) else {
                         none += 1;
