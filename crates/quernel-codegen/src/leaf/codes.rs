@@ -2,7 +2,8 @@
 //!
 //! With AVX2 a code selects among sixteen bytes, so two or four codes of a nibble have tables of their own. Products of a byte
 //! and a small table entry add up in 16 bits as often as the largest entry allows, which is proven from the table. With VBMI a
-//! permutation by six bits ignores what lies above a code, and no code is masked.
+//! permutation by six bits ignores what lies above a code, and no code is masked. A table of 4 bits whose entries count up by
+//! one is not looked up at all where a layer has one pixel: see [`CodedWide`].
 
 use super::{
     Leaf,
@@ -168,12 +169,27 @@ pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
 /// The product in 512 bits, with VBMI.
 pub fn wide(program: &Program, step: &Step) -> Option<Leaf> {
     let (nest, bits, end, bounds) = geometry(program, step)?;
-    let body = CodedWide { epilogue: Epilogue::new(end, bounds, nest.pixel[nest::Y], None), bits };
+    // Codes times sixteen add up apart, in 32 bits.
+    let fits = (4 * nest.blocks).checked_mul(255 * 128).is_some_and(|most| i32::try_from(most).is_ok());
+    let first = if bits == 4 && nest.one_pixel() && fits { counting(program, step) } else { None };
+    let body = CodedWide { epilogue: Epilogue::new(end, bounds, nest.pixel[nest::Y], None), bits, first };
     let width = if nest.one_pixel() { MOST_WIDE } else { 2 }.min(nest.panels());
     let code = Asm::new().and_then(|f| nest::emit(f, &nest, &body, width)).ok()?;
     let pixels = nest.row_pixels().min(body.most_pixels(width));
-    let kernel = format!("conv_codes{bits}_{pixels}x{}__avx512vnni", width * PANEL);
+    let form = if first.is_some() { "_counted" } else { "" };
+    let kernel = format!("conv_codes{bits}_{pixels}x{}__avx512vnni{form}", width * PANEL);
     Some(Leaf { code, kernel, frame: nest::frame(), cycles: None })
+}
+
+/// The entry of code 0 in the table of a product over codes of 4 bits, if every entry that a code selects is one more than that
+/// before it.
+fn counting(program: &Program, step: &Step) -> Option<i8> {
+    let (codes, table) = (constant(program, step.reads.get(1)?)?, constant(program, step.reads.get(4)?)?);
+    let last = codes.iter().map(|byte| (byte & 15).max(byte >> 4)).max()?;
+    let first = *table.first()? as i8;
+    let counts = |code: u8| table.get(usize::from(code)).is_some_and(|e| i32::from(*e as i8) == i32::from(first) + i32::from(code));
+    // What is added to sums of codes less 8 has to be a byte.
+    ((0..=last).all(counts) && first <= 119).then_some(first)
 }
 
 /// Pixels times panels of a tile in 256 bits, and in 512.
@@ -332,9 +348,16 @@ impl Body for Coded {
 }
 
 /// A tile in 512 bits.
+///
+/// Where the entry of code `c` is `first + c`, a sum of products is `sum(x c) + first sum(x)`. Lower codes of a byte are cut out and
+/// multiplied. Upper ones stay where they are: with its highest bit turned and its lower half cleared, the byte is
+/// `16 (c - 8)`, and a sum of those, which has 32 bits of its own, is shifted at the end. The sums over `x` alone are the same for
+/// all panels.
 struct CodedWide {
     epilogue: Epilogue,
     bits: u8,
+    /// The entry of code 0, where entries count up by one and the tile is one pixel.
+    first: Option<i8>,
 }
 
 impl CodedWide {
@@ -365,7 +388,43 @@ impl CodedWide {
         }
         Ok(())
     }
+
+    /// The same for entries that count up from `first`.
+    fn counted(&self, f: &mut Asm, n: &Nest, panels: usize, (count, parts): (usize, usize), first: i8) -> Emitted<()> {
+        // What a sum of operands counts for: codes themselves below, codes less 8 above.
+        let counts = [i32::from(first), i32::from(first) + 8].map(|c| (c != 0).then(|| f.splat8(c as i8 as u8)));
+        for unit in 0..count {
+            let parts = if unit + 1 == count { parts } else { 2 };
+            for (part, count) in counts.into_iter().enumerate().take(parts) {
+                f.a.vpbroadcastd(zmm(OPERANDS + part), dword_ptr(r12 + 4 * (2 * unit + part)))?;
+                if let Some(count) = count {
+                    f.a.vpdpbusd(zmm(SHARED), zmm(OPERANDS + part), zmmword_ptr(count))?;
+                }
+            }
+            for j in 0..panels {
+                let (codes, weight) = (zmm(CODES + j % 2), zmm(CODES + 2 + j % 2));
+                f.a.vmovdqu32(codes, zmmword_ptr(r13 + (UNIT * unit + j * n.panel_bytes())))?;
+                f.a.vpandd(weight, codes, zmm(LOWER))?;
+                f.a.vpdpbusd(zmm(j), zmm(OPERANDS), weight)?;
+                if parts == 2 {
+                    // (codes ^ 0x80) & 0xf0.
+                    f.a.vpternlogd(codes, zmm(HIGHEST), zmm(UPPER), 0x28)?;
+                    f.a.vpdpbusd(zmm(panels + j), zmm(OPERANDS + 1), codes)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
+
+/// Registers of a tile without a table: two words of the operand, codes and weights of two panels, sums that all panels share;
+/// the highest bit of every byte, the lower half, the upper half.
+const OPERANDS: usize = 16;
+const CODES: usize = 18;
+const SHARED: usize = 22;
+const HIGHEST: usize = 23;
+const LOWER: usize = 24;
+const UPPER: usize = 25;
 
 impl Body for CodedWide {
     fn residual(&self) -> bool {
@@ -390,8 +449,21 @@ impl Body for CodedWide {
         for i in used..2 * used {
             f.a.vpxord(zmm(i), zmm(i), zmm(i))?;
         }
-        wide_table(f, self.bits, r9, 2 * used + t.panels + t.pixels + 1)?;
-        walk(f, n, self.bits, &|f, count, parts| self.units(f, n, t, (count, parts), used))?;
+        if let Some(first) = self.first {
+            for (r, bits) in [(HIGHEST, 0x80), (LOWER, 0x0f), (UPPER, 0xf0)] {
+                let bits = f.splat8(bits);
+                f.a.vmovdqu32(zmm(r), zmmword_ptr(bits))?;
+            }
+            f.a.vpxord(zmm(SHARED), zmm(SHARED), zmm(SHARED))?;
+            walk(f, n, self.bits, &|f, count, parts| self.counted(f, n, t.panels, (count, parts), first))?;
+            for i in 0..used {
+                f.a.vpsrad(zmm(used + i), zmm(used + i), 4)?;
+                f.a.vpaddd(zmm(i), zmm(i), zmm(SHARED))?;
+            }
+        } else {
+            wide_table(f, self.bits, r9, 2 * used + t.panels + t.pixels + 1)?;
+            walk(f, n, self.bits, &|f, count, parts| self.units(f, n, t, (count, parts), used))?;
+        }
         for i in 0..used {
             f.a.vpaddd(zmm(i), zmm(i), zmm(used + i))?;
         }

@@ -1,10 +1,11 @@
 //! Weights in codes: expansion, and products that expand as they go, at every tail of depth, columns and rows.
 
 use crate::common::{Operand, Rng, agree, step_program};
+use quernel_codegen::{Options, Target, object};
 use quernel_ir::{
     codes::{self, UNIT},
     op::WindowDim,
-    program::{Conv, End, Image, PANEL, WeightLayout, What},
+    program::{Conv, End, Image, PANEL, Program, WeightLayout, What},
 };
 
 /// A table whose pairs of entries fit 16 bits, small enough that many products do, or not at all small.
@@ -45,10 +46,12 @@ struct Case {
     end: End,
     /// Whether the operand is the caller's memory.
     direct: bool,
+    /// The first entry of a table that counts up by one, and the last code that is used.
+    counted: Option<(i8, u8)>,
 }
 
-fn product(case: &Case, rng: &mut Rng) {
-    let &Case { bits, rows, k, n, gap, signed, end, direct } = case;
+fn product(case: &Case, rng: &mut Rng) -> Program {
+    let &Case { bits, rows, k, n, gap, signed, end, direct, counted } = case;
     let input = Image::dense(1, 1, rows, k);
     let output = Image { c: n, start: gap, ..Image::dense(1, 1, rows, n + gap) };
     let conv = Conv {
@@ -63,13 +66,19 @@ fn product(case: &Case, rng: &mut Rng) {
     let mut table = table(rng, bits);
     let panel = k.div_ceil(4) * UNIT;
     let mut packed = Vec::new();
+    let (mut none, mut last) = (0, (1 << bits) - 1);
+    if let Some((first, used)) = counted {
+        (0..=used).for_each(|c| table[usize::from(c)] = (i32::from(first) + i32::from(c)) as u8);
+        (none, last) = (u8::try_from(-i32::from(first)).unwrap_or(0), used);
+    }
     if k % 4 > 0 {
         // Taps behind the last one read what lies behind the operand: they mean 0.
-        table[0] = 0;
+        assert!(none <= last);
+        table[usize::from(none)] = 0;
     }
     for _ in 0..channels / PANEL {
         let tap = |i: usize| i / UNIT * 4 + i % 4;
-        let code = |i: usize, rng: &mut Rng| if tap(i) < k { rng.below(1 << bits) as u8 } else { 0 };
+        let code = |i: usize, rng: &mut Rng| if tap(i) < k { rng.below(usize::from(last) + 1) as u8 } else { none };
         let all: Vec<u8> = (0..panel).map(|i| code(i, rng)).collect();
         packed.extend(codes::pack(&all, bits));
     }
@@ -83,6 +92,7 @@ fn product(case: &Case, rng: &mut Rng) {
     let bytes = output.extent() * if float { 4 } else { 1 };
     let (program, inputs) = step_program(What::ConvCodes { conv, bits, signed, end }, operands, bytes, float, direct);
     agree(case, &program, &inputs);
+    program
 }
 
 fn end(rng: &mut Rng) -> End {
@@ -163,7 +173,7 @@ fn every_tail_of_depth() {
     let rng = &mut Rng(11);
     for bits in [1, 2, 4] {
         for k in 1..=72 {
-            let case = Case { bits, rows: 1, k, n: 16, gap: 0, signed: k % 8 == 3, end: end(rng), direct: k % 3 == 0 };
+            let case = Case { bits, rows: 1, k, n: 16, gap: 0, signed: k % 8 == 3, end: end(rng), direct: k % 3 == 0, counted: None };
             product(&case, rng);
         }
     }
@@ -175,7 +185,7 @@ fn every_tail_of_columns_and_rows() {
     for bits in [1, 2, 4] {
         for n in 1..=35 {
             for rows in [1, 1 + n % 5] {
-                product(&Case { bits, rows, k: 64, n, gap: n % 2 * 3, signed: false, end: end(rng), direct: false }, rng);
+                product(&Case { bits, rows, k: 64, n, gap: n % 2 * 3, signed: false, end: end(rng), direct: false, counted: None }, rng);
             }
         }
     }
@@ -187,8 +197,28 @@ fn large_products() {
     for bits in [1, 2, 4] {
         for (rows, k, n) in [(1, 640, 128), (1, 516, 200), (3, 260, 160), (2, 1024, 48), (5, 130, 33)] {
             for signed in [false, true] {
-                product(&Case { bits, rows, k, n, gap: 0, signed, end: end(rng), direct: false }, rng);
+                product(&Case { bits, rows, k, n, gap: 0, signed, end: end(rng), direct: false, counted: None }, rng);
             }
+        }
+    }
+}
+
+/// Tables that count up by one: with every entry, with unused ones behind them, and with entries that no shift by 8 reaches.
+#[test]
+fn products_without_a_table() {
+    let rng = &mut Rng(29);
+    let tables = [(-8, 15), (-7, 14), (-15, 15), (0, 15), (-3, 5), (-128, 15), (100, 15), (112, 15), (119, 8), (120, 7), (127, 0)];
+    for (first, last) in tables {
+        for (k, n) in [(1, 16), (4, 1), (8, 35), (12, 130), (60, 128), (64, 16), (130, 200), (516, 144), (640, 128), (1030, 17)] {
+            let none = i32::from(first) <= 0 && -i32::from(first) <= i32::from(last);
+            let k = if none { k } else { k * 4 };
+            let case =
+                Case { bits: 4, rows: 1, k, n, gap: n % 3, signed: false, end: end(rng), direct: false, counted: Some((first, last)) };
+            let program = product(&case, rng);
+            let target = Target::parse(Some("x86_64-unknown-linux-gnu"), Some("znver4")).unwrap();
+            let made = object(&program, &target, &Options::default()).unwrap();
+            let kernel = made.functions.into_iter().map(|f| f.kernel).find(|k| k.starts_with("conv_codes4")).unwrap();
+            assert_eq!(kernel.ends_with("_counted"), first <= 119, "{first} {last}: {kernel}");
         }
     }
 }
