@@ -247,10 +247,10 @@ struct Choice {
 impl Choice {
     fn new(p: &Program, target: &Target, level: Level, derived: &mut Vec<Vec<u8>>) -> Self {
         let machine = Machine::new(target, level);
-        let ahead = if level == Level::V512Dot { leaf::ahead(p) } else { Vec::new() };
+        let ahead = if matches!(level, Level::V256Dot | Level::V512Dot) { leaf::ahead(p) } else { Vec::new() };
         let leaf = |i: usize, s| match level {
             Level::V512Dot => leaf::avx512_vnni(p, s, target.has("avx512vbmi"), ahead[i]),
-            Level::V256Dot => leaf::avx_vnni(p, s, target.has("avx_vnni")),
+            Level::V256Dot => leaf::avx_vnni(p, s, target.has("avx_vnni"), ahead[i]),
             Level::V256 => leaf::avx2(p, s),
             _ => None,
         };

@@ -41,7 +41,7 @@ pub fn with_width(program: &Program, step: &Step, width: Option<usize>) -> Optio
 pub fn within(step: &Step, bounds: Bounds, width: Option<usize>, ahead: Option<Ahead>) -> Option<(Leaf, Shape, usize)> {
     let What::Conv { conv, signed: false, residual_signed, end, .. } = &step.what else { return None };
     let nest = geometry(conv, 4, [1, 1, if matches!(end, quernel_ir::program::End::Float { .. }) { 4 } else { 1 }])?;
-    let nest = nest.with_ahead(ahead.filter(|a| a.from.saturating_add(a.bytes) < 1 << 30));
+    let nest = nest.with_ahead(ahead);
     let epilogue = Epilogue::new(*end, bounds, nest.pixel[Y], conv.residual.map(|_| (nest.pixel[R], *residual_signed)));
     let shape = Shape {
         rows: nest.images * nest.rows,
@@ -61,8 +61,9 @@ pub fn within(step: &Step, bounds: Bounds, width: Option<usize>, ahead: Option<A
 }
 
 /// The same in 256-bit vectors.
-pub fn narrow(step: &Step, bounds: Bounds, dot: Dot) -> Option<Leaf> {
+pub fn narrow(step: &Step, bounds: Bounds, dot: Dot, ahead: Option<Ahead>) -> Option<Leaf> {
     let (nest, body) = tile(step, bounds, dot)?;
+    let nest = nest.with_ahead(ahead);
     let width = if nest.one_pixel() { PANELS_OF_ONE_PIXEL.min(nest.panels()) } else { 1 };
     let (pixels, cycles) = narrow_cycles(&nest, &body, dot, width);
     let f = if dot == (Dot::Bytes { vex: false }) { Asm::new() } else { Asm::vex() };
@@ -86,7 +87,7 @@ pub fn exact(step: &Step, bounds: Bounds, weights: Option<&[u8]>) -> Option<Leaf
     let forms = [(plain, "widened"), (mixed, "mixed")].into_iter().filter_map(|(body, form)| Some((body?, form)));
     let best = forms.min_by_key(|(body, _)| body.cycles(&nest));
     let Some((body, form)) = best.filter(|(body, _)| body.cycles(&nest) < narrow_cycles(&nest, &pairs, Dot::Pairs, 1).1) else {
-        return narrow(step, bounds, Dot::Pairs);
+        return narrow(step, bounds, Dot::Pairs, None);
     };
     let code = Asm::vex().and_then(|f| body.emit(f, &nest)).ok()?;
     let kernel = format!("conv_u8s8_{}x{PANEL}__avx2_{form}", body.pixels());

@@ -112,13 +112,14 @@ pub fn avx2(program: &Program, step: &Step) -> Option<Leaf> {
     }
     let weights = quernel_ir::codes::weights(program, step)?;
     if narrow::sums_fit(&weights) {
-        return narrow_leaf(program, step, narrow::Dot::Sums);
+        return narrow_leaf(program, step, narrow::Dot::Sums, None);
     }
     slack(step).then(|| conv::exact(step, conv::bounds(program, step)?, Some(&weights))).flatten()
 }
 
-/// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512.
-pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
+/// The 256-bit VNNI leaf of a step, if a family covers it: in the encoding of AVX-VNNI (`vex`), or in that of AVX-512; `ahead` as
+/// above.
+pub fn avx_vnni(program: &Program, step: &Step, vex: bool, ahead: Option<Ahead>) -> Option<Leaf> {
     if let What::ConvWords { .. } = step.what {
         return words(step, Some(if vex { words::Vnni::Vex } else { words::Vnni::Evex }));
     }
@@ -129,7 +130,7 @@ pub fn avx_vnni(program: &Program, step: &Step, vex: bool) -> Option<Leaf> {
     if let Some(leaf) = coded(program, step, dot) {
         return Some(leaf);
     }
-    if depthwise(step) { depthwise_tiles::leaf(program, step, Form::Narrow(dot)) } else { narrow_leaf(program, step, dot) }
+    if depthwise(step) { depthwise_tiles::leaf(program, step, Form::Narrow(dot)) } else { narrow_leaf(program, step, dot, ahead) }
 }
 
 /// The AArch64 leaf of a step for CPUs with 8-bit matrix products, if a family covers it, and its weights, which take the
@@ -169,10 +170,10 @@ fn depthwise(step: &Step) -> bool {
     slack(step) && matches!(&step.what, What::Conv { conv, .. } if conv.layout == WeightLayout::Depthwise)
 }
 
-fn narrow_leaf(program: &Program, step: &Step, dot: narrow::Dot) -> Option<Leaf> {
+fn narrow_leaf(program: &Program, step: &Step, dot: narrow::Dot, ahead: Option<Ahead>) -> Option<Leaf> {
     match step.what {
-        What::Conv { .. } if slack(step) => conv::narrow(step, conv::bounds(program, step)?, dot),
-        What::MatMulBytes { .. } if slack(step) => product(program, step, |layer, bounds| conv::narrow(layer, bounds, dot)),
+        What::Conv { .. } if slack(step) => conv::narrow(step, conv::bounds(program, step)?, dot, ahead),
+        What::MatMulBytes { .. } if slack(step) => product(program, step, |layer, bounds| conv::narrow(layer, bounds, dot, None)),
         _ => None,
     }
 }

@@ -122,7 +122,8 @@ impl Nest {
     }
     /// The same layer, which asks for later weights.
     pub fn with_ahead(self, ahead: Option<Ahead>) -> Self {
-        Self { ahead, ..self }
+        // What is asked for is a 32-bit displacement away.
+        Self { ahead: ahead.filter(|a| a.from.saturating_add(a.bytes) < 1 << 30), ..self }
     }
     /// Passes of the inner loop over one tile: occasions to ask for weights.
     fn passes(&self) -> usize {
