@@ -9,13 +9,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Programs and the Debian packages that have them.
+/// Programs and files, and the Debian packages that have them.
 const TOOLS: &[(&str, &str)] = &[
     ("gcc", "gcc"),
     ("qemu-aarch64", "qemu-user"),
     ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    ("/usr/aarch64-linux-gnu/include/stdio.h", "libc6-dev-arm64-cross"),
     ("riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu"),
+    ("/usr/riscv64-linux-gnu/include/stdio.h", "libc6-dev-riscv64-cross"),
     ("s390x-linux-gnu-gcc", "gcc-s390x-linux-gnu"),
+    ("/usr/s390x-linux-gnu/include/stdio.h", "libc6-dev-s390x-cross"),
     ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64"),
     ("wine", "wine"),
 ];
@@ -53,7 +56,10 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
 
 /// Installs what is missing where that can be done; what is as large as wine for the whole run only.
 fn install(fast: bool) {
-    let absent = |tool: &str| Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err();
+    let absent = |tool: &str| match tool.starts_with('/') {
+        true => !Path::new(tool).exists(),
+        false => Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err(),
+    };
     let missing: Vec<&str> =
         TOOLS.iter().filter(|(tool, _)| absent(tool) && !(fast && *tool == "wine")).map(|(_, package)| *package).collect();
     if missing.is_empty() {

@@ -77,13 +77,24 @@ pub(crate) fn runs(packed: &[u8], depth: usize, channels: usize) -> Vec<Run> {
     let mut merged: Vec<Run> = Vec::new();
     for (mut run, set) in runs.into_iter().zip(sets) {
         let saved = codes::bits_for(set.len()).map_or(0, |bits| run.panels.len() * bytes.saturating_sub(codes::packed_len(bytes, bits)));
-        run.values = (saved >= LEAST_SAVING).then(|| set.into_iter().collect());
+        run.values = (saved >= LEAST_SAVING).then(|| entries(&set));
         match merged.last_mut() {
             Some(last) if last.values.is_none() && run.values.is_none() => last.panels.end = run.panels.end,
             _ => merged.push(run),
         }
     }
     merged
+}
+
+/// The entries of a table for a set of values: where 4 bits reach, all from the least to the largest, as kernels need not look up
+/// a table that counts.
+fn entries(set: &BTreeSet<i8>) -> Vec<i8> {
+    match (set.first(), set.last()) {
+        (Some(&first), Some(&last)) if codes::bits_for(set.len()) == Some(4) && (last as i32 - first as i32) < TABLE as i32 => {
+            (first..=last).collect()
+        }
+        _ => set.iter().copied().collect(),
+    }
 }
 
 /// What the steps of an integer layer share.

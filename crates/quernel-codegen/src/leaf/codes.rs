@@ -166,12 +166,13 @@ pub fn narrow(program: &Program, step: &Step, dot: Dot) -> Option<Leaf> {
     Some(Leaf { code, kernel, frame: nest::frame(), cycles: None })
 }
 
-/// The product in 512 bits, with VBMI.
-pub fn wide(program: &Program, step: &Step) -> Option<Leaf> {
+/// The product in 512 bits; with a table only where there is VBMI.
+pub fn wide(program: &Program, step: &Step, vbmi: bool) -> Option<Leaf> {
     let (nest, bits, end, bounds) = geometry(program, step)?;
     // Codes times sixteen add up apart, in 32 bits.
     let fits = (4 * nest.blocks).checked_mul(255 * 128).is_some_and(|most| i32::try_from(most).is_ok());
     let first = if bits == 4 && nest.one_pixel() && fits { counting(program, step) } else { None };
+    (vbmi || first.is_some()).then_some(())?;
     let body = CodedWide { epilogue: Epilogue::new(end, bounds, nest.pixel[nest::Y], None), bits, first };
     let width = if nest.one_pixel() { MOST_WIDE } else { 2 }.min(nest.panels());
     let code = Asm::new().and_then(|f| nest::emit(f, &nest, &body, width)).ok()?;
@@ -351,8 +352,8 @@ impl Body for Coded {
 ///
 /// Where the entry of code `c` is `first + c`, a sum of products is `sum(x c) + first sum(x)`. Lower codes of a byte are cut out and
 /// multiplied. Upper ones stay where they are: with its highest bit turned and its lower half cleared, the byte is
-/// `16 (c - 8)`, and a sum of those, which has 32 bits of its own, is shifted at the end. The sums over `x` alone are the same for
-/// all panels.
+/// `16 (c - 8)`, and a sum of those, which has 32 bits of its own, is shifted at the end; there `first + 8` times `sum(x)` is missing.
+/// What the sums over `x` alone add is the same for all panels.
 struct CodedWide {
     epilogue: Epilogue,
     bits: u8,
@@ -391,14 +392,14 @@ impl CodedWide {
 
     /// The same for entries that count up from `first`.
     fn counted(&self, f: &mut Asm, n: &Nest, panels: usize, (count, parts): (usize, usize), first: i8) -> Emitted<()> {
-        // What a sum of operands counts for: codes themselves below, codes less 8 above.
-        let counts = [i32::from(first), i32::from(first) + 8].map(|c| (c != 0).then(|| f.splat8(c as i8 as u8)));
+        // Factors of the sums over the operand: of those that meet lower codes, and upper ones.
+        let factors = [i32::from(first), i32::from(first) + 8].map(|c| (c != 0).then(|| f.splat8(c as i8 as u8)));
         for unit in 0..count {
             let parts = if unit + 1 == count { parts } else { 2 };
-            for (part, count) in counts.into_iter().enumerate().take(parts) {
+            for (part, factor) in factors.into_iter().enumerate().take(parts) {
                 f.a.vpbroadcastd(zmm(OPERANDS + part), dword_ptr(r12 + 4 * (2 * unit + part)))?;
-                if let Some(count) = count {
-                    f.a.vpdpbusd(zmm(SHARED), zmm(OPERANDS + part), zmmword_ptr(count))?;
+                if let Some(factor) = factor {
+                    f.a.vpdpbusd(zmm(SHARED), zmm(OPERANDS + part), zmmword_ptr(factor))?;
                 }
             }
             for j in 0..panels {

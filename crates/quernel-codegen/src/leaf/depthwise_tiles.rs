@@ -2,7 +2,7 @@
 //!
 //! In 256-bit vectors two interleavings of bytes and one of words put a quad together: of 32 channels loaded, the lower
 //! eight of each half, in two vectors whose packing restores the natural order; the other sixteen are the same code eight
-//! bytes further. In 512-bit vectors one of bytes and a permutation of words do it for 32 channels at once. Weights, biases and scales come
+//! bytes further. In 512-bit vectors an interleaving of bytes and a permutation of words do it for 32 channels at once. Weights, biases and scales come
 //! from a table of the function, in the order of the lanes.
 //!
 //! With few channels and stride 1 the 32 bytes of a block are several pixels side by side.
@@ -656,8 +656,8 @@ pub fn wide_orders(f: &mut Asm, words: usize, dwords: usize) -> Emitted<()> {
 }
 
 /// Quads of 32 channels into vectors `a` and `b`: byte `i` of a channel comes from row `i`, of which the last two may be absent
-/// (then the bytes are anything). `words` holds the order of [`wide_orders`]. Of all ways to do it this takes the fewest
-/// shuffles; a permutation of the bytes of two registers counts as three on Intel's cores.
+/// (then the bytes are anything). `words` holds the order of [`wide_orders`]. That takes two shuffles per vector; a permutation of
+/// the bytes of two registers counts as three on Intel's cores.
 pub fn interleave(
     f: &mut Asm,
     [a, b, t]: [usize; 3],

@@ -81,8 +81,9 @@ pub fn avx512_vnni(program: &Program, step: &Step, vbmi: bool, ahead: Option<Ahe
         What::Conv { .. } => conv::leaf(program, step, ahead),
         What::ConvBits { .. } => bits::leaf(program, step, vbmi),
         What::MatMulBytes { .. } => product(program, step, |layer, bounds| conv::within(layer, bounds, None, None).map(|(leaf, ..)| leaf)),
-        What::ConvCodes { .. } if vbmi => codes::wide(program, step),
-        What::ConvCodes { .. } => codes::narrow(program, step, narrow::Dot::Bytes { vex: false }),
+        What::ConvCodes { .. } => {
+            codes::wide(program, step, vbmi).or_else(|| codes::narrow(program, step, narrow::Dot::Bytes { vex: false }))
+        }
         _ => None,
     }
 }

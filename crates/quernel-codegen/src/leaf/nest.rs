@@ -75,8 +75,19 @@ pub struct Nest {
     pub lanes: usize,
     /// Weights that the loops ask for before later layers need them.
     pub ahead: Option<Ahead>,
-    /// Bytes of them that a pass of the inner loop asks for.
-    pub(super) each: usize,
+    /// On which occasion, and for how many bytes each time.
+    pub(super) asks: Option<(Occasion, usize)>,
+}
+
+/// When a layer asks for weights ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Occasion {
+    /// In every pass of the inner loop.
+    Pass,
+    /// In front of every tile.
+    Tile,
+    /// In front of every row of every group of panels.
+    Row,
 }
 
 impl Nest {
@@ -125,7 +136,7 @@ impl Nest {
         // What is asked for is a 32-bit displacement away.
         Self { ahead: ahead.filter(|a| a.from.saturating_add(a.bytes) < 1 << 30), ..self }
     }
-    /// Passes of the inner loop over one tile: occasions to ask for weights.
+    /// Passes of the inner loop over one tile.
     fn passes(&self) -> usize {
         self.segments * if self.blocks <= STRAIGHT { 1 } else { self.blocks / UNROLL }
     }
@@ -172,7 +183,7 @@ pub fn geometry(conv: &Conv, depth: usize, [wide_x, wide_r, scale]: [usize; 3]) 
         panels: y.c.div_ceil(PANEL),
         lanes: (y.c - 1) % PANEL + 1,
         ahead: None,
-        each: 0,
+        asks: None,
     };
     let dense =
         dims.kh == 1 && dims.kw == 1 && wy.stride == 1 && wx.stride == 1 && x.flat() && y.flat() && (conv.residual.is_none() || r.flat());
@@ -273,8 +284,8 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
     let frame = |slot: i32| qword_ptr(rsp + slot);
     enter(&mut f, n, e, FRAME)?;
     e.prologue(&mut f, n.lanes)?;
-    let n = &Nest { each: n.ahead.map_or(0, |a| a.bytes.div_ceil(n.passes() * tiles(n, e, width))), ..*n };
-    if let Some(ahead) = n.ahead {
+    let n = &Nest { asks: n.ahead.and_then(|a| asks(n, e, width, a.bytes)), ..*n };
+    if let (Some(ahead), Some(_)) = (n.ahead, n.asks) {
         f.a.lea(rax, qword_ptr(rsi + ahead.from))?;
         f.a.mov(frame(AHEAD), rax)?;
     }
@@ -383,16 +394,37 @@ fn runs(n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Vec<(usize, usiz
     runs
 }
 
-/// Tiles of a layer, the last group of panels counted as a whole one.
-fn tiles(n: &Nest, e: &dyn Body, width: usize) -> usize {
-    let row: usize = runs(n, e, width, false).iter().map(|r| r.1).sum();
-    n.panels.div_ceil(width) * n.all_rows() * row
+/// The finest occasion on which a layer of groups of `width` panels asks for a quarter of a line or more of `bytes`, and for how many.
+/// What is asked for twice costs little, but not nothing.
+fn asks(n: &Nest, e: &dyn Body, width: usize, bytes: usize) -> Option<(Occasion, usize)> {
+    let (groups, tiles) = (n.panels.div_ceil(width), |panels, masked| runs(n, e, panels, masked).iter().map(|r| r.1).sum::<usize>());
+    let last = n.panels - (groups - 1) * width;
+    let rows = groups * n.all_rows();
+    let tiles = n.all_rows() * ((groups - 1) * tiles(width, false) + tiles(last, n.lanes < PANEL));
+    let occasions = [(Occasion::Pass, tiles * n.passes()), (Occasion::Tile, tiles), (Occasion::Row, rows)];
+    occasions.into_iter().map(|(at, times)| (at, bytes.div_ceil(times))).find(|(_, each)| *each >= LINE / 4)
+}
+
+/// Asks for `each` bytes from where the address in the frame says.
+fn ask(f: &mut Asm, each: usize) -> Emitted<()> {
+    let at = qword_ptr(rsp + AHEAD);
+    f.a.mov(rbp, at)?;
+    lines(f, rbp, each)?;
+    f.a.add(at, each as i32)
+}
+
+/// Asks for the lines of `each` bytes at an address.
+fn lines(f: &mut Asm, at: AsmRegister64, each: usize) -> Emitted<()> {
+    (0..each.div_ceil(LINE)).try_for_each(|line| f.a.prefetcht1(byte_ptr(at + LINE * line)))
 }
 
 /// All rows of a group of panels.
 fn group(f: &mut Asm, n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Emitted<()> {
     let runs = runs(n, e, panels, masked);
     rows(f, n, e.residual(), &|f| {
+        if let Some((Occasion::Row, each)) = n.asks {
+            ask(f, each)?;
+        }
         for &(pixels, count, paired) in &runs {
             let tile = Tile { pixels, panels, half: false };
             run(f, n, e.residual(), (pixels, count), &|f| if paired { e.pairs(f, n, tile) } else { e.tile(f, n, tile, masked) })?;
@@ -428,21 +460,27 @@ pub fn run(
 }
 
 /// All blocks of four taps: r12 walks over the operand, r13 over the weights. `block` gets how many blocks it is ahead
-/// of the pointers.
+/// of the pointers; it finds no bias in rdx, which may walk over weights ahead.
 pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>) -> Emitted<()> {
     let frame = |slot: i32| qword_ptr(rsp + slot);
     f.a.mov(r12, rdi)?;
     f.a.mov(r13, rsi)?;
-    if n.each > 0 {
+    let each = match n.asks {
+        Some((Occasion::Pass, each)) => Some(each),
+        Some((Occasion::Tile, each)) => {
+            ask(f, each)?;
+            None
+        }
+        _ => None,
+    };
+    if each.is_some() {
         f.a.mov(frame(BIAS), rdx)?;
         f.a.mov(rdx, frame(AHEAD))?;
     }
-    // Of a line that is on its way, another pass asks in vain.
-    let ask = |f: &mut Asm| -> Emitted<()> {
-        for line in 0..n.each.div_ceil(LINE) {
-            f.a.prefetcht1(byte_ptr(rdx + LINE * line))?;
-        }
-        if n.each > 0 { f.a.add(rdx, n.each as i32) } else { Ok(()) }
+    let pass = |f: &mut Asm| -> Emitted<()> {
+        let Some(each) = each else { return Ok(()) };
+        lines(f, rdx, each)?;
+        f.a.add(rdx, each as i32)
     };
     let mut segments = f.a.create_label();
     if n.segments > 1 {
@@ -451,7 +489,7 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
     }
     let mut walked = 0;
     if n.blocks <= STRAIGHT {
-        ask(f)?;
+        pass(f)?;
         for u in 0..n.blocks {
             block(f, u)?;
         }
@@ -463,7 +501,7 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
         f.a.mov(r14, passes as u64)?;
         let mut top = f.a.create_label();
         f.a.set_label(&mut top)?;
-        ask(f)?;
+        pass(f)?;
         for u in 0..UNROLL {
             block(f, u)?;
         }
@@ -484,7 +522,7 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
         f.a.dec(rbp)?;
         f.a.jnz(segments)?;
     }
-    if n.each > 0 {
+    if each.is_some() {
         f.a.mov(frame(AHEAD), rdx)?;
         f.a.mov(rdx, frame(BIAS))?;
     }

@@ -423,7 +423,7 @@ mod tests {
                         panels: 1,
                         lanes: 16,
                         ahead: None,
-                        each: 0,
+                        asks: None,
                     };
                     let Some(w) = Widened::new(narrow, &n, None) else {
                         none += 1;

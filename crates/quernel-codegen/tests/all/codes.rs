@@ -1,7 +1,7 @@
 //! Weights in codes: expansion, and products that expand as they go, at every tail of depth, columns and rows.
 
-use crate::common::{Operand, Rng, agree, step_program};
-use quernel_codegen::{Options, Target, object};
+use crate::common::{Operand, Rng, agree, machines::machines, step_program};
+use quernel_codegen::Level;
 use quernel_ir::{
     codes::{self, UNIT},
     op::WindowDim,
@@ -50,7 +50,7 @@ struct Case {
     counted: Option<(i8, u8)>,
 }
 
-fn product(case: &Case, rng: &mut Rng) -> Program {
+fn product(case: &Case, rng: &mut Rng) -> (Program, Vec<Vec<u8>>) {
     let &Case { bits, rows, k, n, gap, signed, end, direct, counted } = case;
     let input = Image::dense(1, 1, rows, k);
     let output = Image { c: n, start: gap, ..Image::dense(1, 1, rows, n + gap) };
@@ -92,7 +92,7 @@ fn product(case: &Case, rng: &mut Rng) -> Program {
     let bytes = output.extent() * if float { 4 } else { 1 };
     let (program, inputs) = step_program(What::ConvCodes { conv, bits, signed, end }, operands, bytes, float, direct);
     agree(case, &program, &inputs);
-    program
+    (program, inputs)
 }
 
 fn end(rng: &mut Rng) -> End {
@@ -214,11 +214,15 @@ fn products_without_a_table() {
             let k = if none { k } else { k * 4 };
             let case =
                 Case { bits: 4, rows: 1, k, n, gap: n % 3, signed: false, end: end(rng), direct: false, counted: Some((first, last)) };
-            let program = product(&case, rng);
-            let target = Target::parse(Some("x86_64-unknown-linux-gnu"), Some("znver4")).unwrap();
-            let made = object(&program, &target, &Options::default()).unwrap();
-            let kernel = made.functions.into_iter().map(|f| f.kernel).find(|k| k.starts_with("conv_codes4")).unwrap();
-            assert_eq!(kernel.ends_with("_counted"), first <= 119, "{first} {last}: {kernel}");
+            let (program, inputs) = product(&case, rng);
+            let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+            let wanted = quernel_interp::run_program(&program, &inputs).unwrap();
+            for machine in machines().iter().filter(|m| m.level == Level::V512Dot) {
+                let mut jit = machine.compile(&program).unwrap();
+                let counted = jit.kernels().iter().any(|k| k.starts_with("conv_codes4") && k.ends_with("_counted"));
+                assert_eq!(counted, first <= 119, "{first} {last}: {:?}", jit.kernels());
+                assert!(machine.run(&mut jit, &inputs).unwrap() == wanted, "{case:?} on {machine}");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Convolutions on every level against the interpreter: tails of every extent, strides, dilations, groups, padding,
 //! both signednesses, residuals, extreme sums, views with gaps.
 
-use crate::common::{Case, Kind, Rng, agree, conv_program};
+use crate::common::{Case, Kind, Rng, agree, conv_program, twice};
 use quernel_codegen::{Options, Target, object};
 use quernel_ir::{
     op::WindowDim,
@@ -81,9 +81,12 @@ fn random(rng: &mut Rng, packing: Packing, of: Of) -> Case {
 
 fn many(packing: Packing, of: Of, cases: usize) {
     let mut rng = Rng(cases as u64);
-    for _ in 0..cases {
+    for number in 0..cases {
         let case = random(&mut rng, packing, of);
-        let (program, inputs) = conv_program(&case, &mut rng);
+        let (mut program, inputs) = conv_program(&case, &mut rng);
+        if number % 4 == 0 {
+            twice(&mut program);
+        }
         agree(&case, &program, &inputs);
     }
 }

@@ -1,7 +1,7 @@
 //! The instructions on which the speed of a level hangs, read back from the machine code of an object: their names, widths
 //! and encodings. An EVEX form in code for AVX-VNNI, or a narrow form in code for AVX-512, would go unnoticed otherwise.
 
-use crate::common::{Case, Kind, Rng, conv_program};
+use crate::common::{Case, Kind, Rng, conv_program, twice};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 use object::{Object, ObjectSection, ObjectSymbol};
 use quernel_codegen::{Options, Target, object as compile};
@@ -10,7 +10,7 @@ use quernel_ir::{
     program::{End, WeightLayout},
 };
 
-/// The kernel of a layer on a CPU, and its instructions. `most`: the weights.
+/// The kernel of a layer on a CPU, in front of another one, and its instructions. `most`: the weights.
 fn instructions(cpu: &str, kernel: usize, depthwise: bool, most: i8) -> (String, Vec<Instruction>) {
     kernel_of(cpu, kernel, depthwise, &|_| most)
 }
@@ -38,6 +38,7 @@ fn kernel_of(cpu: &str, kernel: usize, depthwise: bool, weight: &dyn Fn(usize) -
             program.blobs[id].bytes = (0..program.blobs[id].bytes.len()).map(|at| weight(at) as u8).collect::<Vec<u8>>().into();
         }
     }
+    twice(&mut program);
     let target = Target::parse(Some("x86_64-unknown-linux-gnu"), Some(cpu)).unwrap();
     let made = compile(&program, &target, &Options::default()).unwrap();
     let function = made.functions.iter().find(|f| f.kernel.contains("u8s8")).unwrap_or_else(|| panic!("{cpu}: no leaf"));
@@ -87,14 +88,22 @@ fn products_have_the_width_and_encoding_of_the_level() {
     }
 }
 
-/// Layers with byte dot products ask for later weights in the inner loop, and others ask for nothing.
+/// Layers with byte dot products ask for later weights, this one in 512-bit vectors in its inner loop; others ask for nothing.
 #[test]
 fn weights_are_asked_for() {
     for (cpu, some) in [("znver4", true), ("cascadelake", true), ("alderlake", true), ("haswell", false)] {
-        let (name, code) = instructions(cpu, 3, false, 127);
-        let asked = code.iter().filter(|i| i.mnemonic() == Mnemonic::Prefetcht1).count();
-        assert_eq!(asked > 0, some, "{cpu} {name}: {asked}");
-        assert!(asked <= 8, "{cpu} {name}: {asked}");
+        for (kernel, depthwise) in [(3, false), (3, true)] {
+            let (name, code) = instructions(cpu, kernel, depthwise, 127);
+            let asked: Vec<u64> = code.iter().filter(|i| i.mnemonic() == Mnemonic::Prefetcht1).map(|i| i.ip()).collect();
+            assert_eq!(!asked.is_empty(), some && !depthwise, "{cpu} {name}");
+            for at in asked.into_iter().filter(|_| name.ends_with("__avx512vnni")) {
+                let back = |i: &&Instruction| i.is_jcc_short_or_near() && i.near_branch_target() <= at && at < i.ip();
+                let around = code.iter().filter(back).map(|i| (i.near_branch_target(), i.ip())).min_by_key(|(from, to)| to - from).unwrap();
+                let inside = code.iter().filter(|i| (around.0..around.1).contains(&i.ip()));
+                assert!(inside.clone().any(|i| i.mnemonic() == Mnemonic::Vpdpbusd), "{cpu} {name}");
+                assert!(inside.clone().all(|i| i.mnemonic() != Mnemonic::Vcvtps2dq), "{cpu} {name}");
+            }
+        }
     }
 }
 

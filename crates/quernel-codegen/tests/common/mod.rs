@@ -310,6 +310,16 @@ pub fn agree(what: &dyn std::fmt::Debug, p: &Program, inputs: &[Vec<u8>]) {
     }
 }
 
+/// Computes the layer of a program twice, the second time with weights of its own, which the first asks for ahead.
+pub fn twice(program: &mut Program) {
+    let Some(at) = program.steps.iter().position(|s| s.what.macs() > 0) else { return };
+    let mut again = program.steps[at].clone();
+    let Base::Blob(weights) = again.reads[1].base else { return };
+    let bytes = program.blobs[weights].bytes.clone();
+    again.reads[1] = program.blob("later", bytes);
+    program.steps.insert(at + 1, again);
+}
+
 /// Bytes of one read slot of a step under test.
 pub enum Operand {
     /// A tensor, moved into the arena at run time.
