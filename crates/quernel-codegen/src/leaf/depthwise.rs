@@ -11,8 +11,9 @@ use super::{
     Leaf,
     asm::{Asm, Emitted, ymm, zmm},
     constant,
-    depthwise_tiles::{CACHE, interleave, wide_channel, wide_orders},
+    depthwise_tiles::CACHE,
     epilogue::{Epilogue, MAGIC},
+    interleave::{interleave, wide_channel, wide_orders},
     proof,
 };
 use iced_x86::code_asm::*;

@@ -19,6 +19,7 @@ mod depthwise_tiles;
 mod epilogue;
 mod float;
 mod i8mm;
+mod interleave;
 mod lookup;
 mod mixed;
 mod narrow;

@@ -13,6 +13,8 @@ use quernel_ir::program::{Conv, PANEL, WeightLayout};
 const UNROLL: usize = 4;
 /// Bytes of a cache line.
 const LINE: usize = 64;
+/// Bytes that a tile or a row asks for at most, where a finer occasion is left.
+const MOST_AT_ONCE: usize = 64 * LINE;
 /// Longest run of blocks without a loop.
 const STRAIGHT: usize = 8;
 
@@ -284,8 +286,8 @@ pub fn emit(mut f: Asm, n: &Nest, e: &dyn Body, width: usize) -> Emitted<Vec<u8>
     let frame = |slot: i32| qword_ptr(rsp + slot);
     enter(&mut f, n, e, FRAME)?;
     e.prologue(&mut f, n.lanes)?;
-    let n = &Nest { asks: n.ahead.and_then(|a| asks(n, e, width, a.bytes)), ..*n };
-    if let (Some(ahead), Some(_)) = (n.ahead, n.asks) {
+    let n = &Nest { asks: n.ahead.map(|a| asks(n, e, width, a.bytes)), ..*n };
+    if let Some(ahead) = n.ahead {
         f.a.lea(rax, qword_ptr(rsi + ahead.from))?;
         f.a.mov(frame(AHEAD), rax)?;
     }
@@ -394,15 +396,17 @@ fn runs(n: &Nest, e: &dyn Body, panels: usize, masked: bool) -> Vec<(usize, usiz
     runs
 }
 
-/// The finest occasion on which a layer of groups of `width` panels asks for a quarter of a line or more of `bytes`, and for how many.
-/// What is asked for twice costs little, but not nothing.
-fn asks(n: &Nest, e: &dyn Body, width: usize, bytes: usize) -> Option<(Occasion, usize)> {
+/// On which occasion a layer of groups of `width` panels asks for its share of `bytes`, and how many these are: the finest that
+/// asks for a quarter of a line or more, unless a coarser one would ask for too much at once. What is asked for twice costs little.
+fn asks(n: &Nest, e: &dyn Body, width: usize, bytes: usize) -> (Occasion, usize) {
     let (groups, tiles) = (n.panels.div_ceil(width), |panels, masked| runs(n, e, panels, masked).iter().map(|r| r.1).sum::<usize>());
     let last = n.panels - (groups - 1) * width;
     let rows = groups * n.all_rows();
     let tiles = n.all_rows() * ((groups - 1) * tiles(width, false) + tiles(last, n.lanes < PANEL));
     let occasions = [(Occasion::Pass, tiles * n.passes()), (Occasion::Tile, tiles), (Occasion::Row, rows)];
-    occasions.into_iter().map(|(at, times)| (at, bytes.div_ceil(times))).find(|(_, each)| *each >= LINE / 4)
+    let shares = occasions.map(|(at, times)| (at, bytes.div_ceil(times)));
+    let enough = (0..2).find(|i| shares[*i].1 >= LINE / 4 || shares[i + 1].1 > MOST_AT_ONCE);
+    shares[enough.unwrap_or(2)]
 }
 
 /// Asks for `each` bytes from where the address in the frame says.
@@ -527,4 +531,73 @@ pub fn sum(f: &mut Asm, n: &Nest, block: &dyn Fn(&mut Asm, usize) -> Emitted<()>
         f.a.mov(rdx, frame(BIAS))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tiles of 24 accumulators.
+    struct Plain;
+
+    impl Body for Plain {
+        fn residual(&self) -> bool {
+            false
+        }
+        fn width(&self) -> usize {
+            1
+        }
+        fn most_pixels(&self, panels: usize) -> usize {
+            24 / panels
+        }
+        fn prologue(&self, _: &mut Asm, _: usize) -> Emitted<()> {
+            Ok(())
+        }
+        fn tile(&self, _: &mut Asm, _: &Nest, _: Tile, _: bool) -> Emitted<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_layer_asks_for_all_of_it_and_little_at_once() {
+        let mut seen = Vec::new();
+        for (rows, pixels) in [(1, 1), (1, 49), (7, 7), (56, 56), (1, 3136), (512, 512), (1, 262_144)] {
+            for (segments, blocks) in [(1, 4), (1, 16), (3, 48), (1, 1024), (1, 20_000)] {
+                for panels in [1, 4, 9, 64] {
+                    for bytes in [1, 300, 5_000, 40_000, 800_000, 2_400_000] {
+                        let n = Nest {
+                            images: 1,
+                            rows,
+                            pixels,
+                            start: [0; 3],
+                            image: [0; 3],
+                            row: [0; 3],
+                            pixel: [0; 3],
+                            segments,
+                            segment: 0,
+                            blocks,
+                            block: 64,
+                            panel_bytes: 64 * blocks * segments,
+                            panels,
+                            lanes: 16,
+                            ahead: None,
+                            asks: None,
+                        };
+                        let (at, each) = asks(&n, &Plain, 4, bytes);
+                        let width = panels.min(4);
+                        let tiles = panels.div_ceil(4) * rows * pixels.div_ceil(24 / width);
+                        let times = match at {
+                            Occasion::Pass => tiles * n.passes(),
+                            Occasion::Tile => tiles,
+                            Occasion::Row => panels.div_ceil(4) * rows,
+                        };
+                        assert!(each * times >= bytes, "{n:?} {bytes}");
+                        assert!(each <= MOST_AT_ONCE || at == Occasion::Pass, "{n:?} {bytes}: {each}");
+                        seen.push(at);
+                    }
+                }
+            }
+        }
+        assert!([Occasion::Pass, Occasion::Tile, Occasion::Row].iter().all(|o| seen.contains(o)));
+    }
 }
